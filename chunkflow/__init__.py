@@ -1,0 +1,40 @@
+"""Volumes that do not fit in memory: the answer a whole-volume run would give, from a cluster of chunk tasks.
+
+    import chunkflow as cf
+
+    pipeline = cf.Pipeline.from_yaml("pipeline.yaml")
+    result = pipeline.plan("in.ome.zarr", "out").run()
+    result.objects, result.branches, result.graph
+"""
+
+from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline
+from chunkflow.plan.plan import Plan
+from chunkflow.run.result import Result, open_result
+from chunkflow.stages.deconvolve import Deconvolve, Psf
+from chunkflow.stages.label import Label
+from chunkflow.stages.measure import Measure
+from chunkflow.stages.predict import Predict
+from chunkflow.stages.resample import Resample
+from chunkflow.stages.skeleton import Skeleton
+from chunkflow.stages.threshold import Threshold
+from chunkflow.storage.omezarr import open_volume
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Deconvolve",
+    "InputOptions",
+    "Label",
+    "Measure",
+    "OutputOptions",
+    "Pipeline",
+    "Plan",
+    "Predict",
+    "Psf",
+    "Resample",
+    "Result",
+    "Skeleton",
+    "Threshold",
+    "open_result",
+    "open_volume",
+]

@@ -1,0 +1,1 @@
+"""Numerics on plain arrays: no storage, no scheduler, no coordinates but those passed as numbers."""

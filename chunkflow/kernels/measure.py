@@ -1,0 +1,310 @@
+"""Exact sums per object: measured block by block, merged in any order, equal to the whole volume's bit for bit.
+
+Floating-point sums depend on the order of their terms, and blocks change the order; integer sums do not. So every sum
+here is an integer. An integer image is summed as it is. A float image is summed as q = round(v * 2^s), with one s for
+the whole volume, chosen so that |q| < 2^62: float32 values down to 2^-38 of the largest are represented exactly, all
+others to 2^-63 of it. Means and deviations divide once, at the very end.
+
+Sums of squares need up to 190 bits, so a sum is a row of limbs, sum = limb[0] + limb[1] * 2^32 + limb[2] * 2^64 ...,
+each int64. Limbs add without carrying; `merge_sums` carries, which leaves every limb but the last in [0, 2^32) and
+makes the representation unique.
+
+Holds for blocks below 2^29 voxels (812^3), merges of less than 2^31 records at once, and volumes below 2^63 voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import DTypeLike, NDArray
+
+from chunkflow.kernels.components import dense_labels
+
+Triple = tuple[int, int, int]
+
+_LIMB = 32
+_MASK = (1 << _LIMB) - 1
+_MOMENT_LIMBS, _SUM_LIMBS, _SQUARE_LIMBS = 2, 3, 5  # 95, 127 and 191 bits: what 2^63 voxels can add up to
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectSums:
+    """What adds up over the blocks, one row per label; all arrays, so that a record can hold them by name."""
+
+    label: NDArray[np.uint64]
+    """(K,) labels present, increasing."""
+    count: NDArray[np.int64]
+    """(K,) voxels."""
+    box_start: NDArray[np.int64]
+    """(K, 3) smallest z, y, x in the volume."""
+    box_stop: NDArray[np.int64]
+    """(K, 3) one more than the largest z, y, x."""
+    moment: NDArray[np.int64]
+    """(K, 3, 2) sums of z, y, x over the voxels, in limbs."""
+    intensity_sum: NDArray[np.int64]
+    """(K, 3) sum of q, in limbs."""
+    intensity_squares: NDArray[np.int64]
+    """(K, 5) sum of q^2, in limbs."""
+    intensity_min: NDArray[np.float64]
+    """(K,) smallest intensity (not scaled); NaN without an image."""
+    intensity_max: NDArray[np.float64]
+    """(K,) largest intensity (not scaled); NaN without an image."""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def intensity_power(maximum: float, dtype: DTypeLike) -> int:
+    """The power s of the fixed-point intensities round(v * 2^s), one for a whole volume.
+
+    Parameters
+    ----------
+    maximum : largest absolute intensity of the whole volume, finite.
+    dtype : of the image; integers are summed as they are, with s = 0.
+    """
+    if not np.issubdtype(np.dtype(dtype), np.floating) or maximum == 0:
+        return 0
+    _, exponent = np.frexp(np.float64(maximum))  # maximum < 2^exponent
+    return int(min(62 - int(exponent), 1023))  # 2^1023 is the largest power that is a float64
+
+
+def object_sums(
+    labels: NDArray[Any], core_start: Triple, intensity: NDArray[Any] | None, *, scale_power: int = 0
+) -> ObjectSums:
+    """Sums over the voxels of each label in one block.
+
+    Parameters
+    ----------
+    labels : (Z, Y, X) unsigned, 0 is background and not measured.
+    core_start : coordinate in the volume of the block's first voxel.
+    intensity : (Z, Y, X) bool, integer or float, finite; None where there is no image.
+    scale_power : `intensity_power` of the volume; of no effect on integers.
+
+    Returns
+    -------
+    ObjectSums in coordinates of the volume, carried; exact.
+    """
+    dense, present = dense_labels(labels)
+    rows = len(present) + 1
+    extent = np.empty((rows, 3, 2), np.int64)
+    extent[:, :, 0], extent[:, :, 1] = np.iinfo(np.int64).max, -1
+    count, moment = np.zeros(rows, np.int64), np.zeros((rows, 3), np.int64)
+    _add_positions(dense, count, moment, extent)
+    start = np.asarray(core_start, dtype=np.int64)
+    shifted = moment + count[:, None] * start  # below 2^29 voxels times 2^31
+    sums, squares, limits = _intensity_sums(dense, rows, intensity, scale_power)
+    return ObjectSums(
+        label=present,
+        count=count[1:],
+        box_start=extent[1:, :, 0] + start,
+        box_stop=extent[1:, :, 1] + 1 + start,
+        moment=_carry(np.stack((shifted, np.zeros_like(shifted)), axis=-1))[1:],
+        intensity_sum=_carry(sums)[1:],
+        intensity_squares=_carry(squares)[1:],
+        intensity_min=limits[1:, 0],
+        intensity_max=limits[1:, 1],
+    )
+
+
+def merge_sums(parts: Sequence[ObjectSums]) -> ObjectSums:
+    """Sums of several blocks, or of several merges; associative and commutative, bit for bit.
+
+    Parameters
+    ----------
+    parts : at least one; all with intensities or all without.
+    """
+    joined = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(ObjectSums)}
+    order = np.argsort(joined["label"], kind="stable")
+    label = joined["label"][order]
+    starts = np.flatnonzero(np.concatenate((np.ones(min(1, len(label)), np.bool_), label[1:] != label[:-1])))
+
+    def reduced(name: str, how: np.ufunc) -> NDArray[Any]:
+        values = joined[name][order]
+        return np.asarray(how.reduceat(values, starts, axis=0)) if len(starts) else values
+
+    return ObjectSums(
+        label=label[starts],
+        count=reduced("count", np.add),
+        box_start=reduced("box_start", np.minimum),
+        box_stop=reduced("box_stop", np.maximum),
+        moment=_carry(reduced("moment", np.add)),
+        intensity_sum=_carry(reduced("intensity_sum", np.add)),
+        intensity_squares=_carry(reduced("intensity_squares", np.add)),
+        intensity_min=reduced("intensity_min", np.minimum),
+        intensity_max=reduced("intensity_max", np.maximum),
+    )
+
+
+def object_columns(
+    totals: ObjectSums,
+    volume_shape: Triple,
+    voxel_um: tuple[float, float, float],
+    *,
+    translation_um: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    scale_power: int = 0,
+) -> dict[str, NDArray[Any]]:
+    """The columns of the table of objects that come from sums, one row per object, by increasing id.
+
+    Parameters
+    ----------
+    totals : merged sums of the whole volume.
+    volume_shape : z, y, x.
+    voxel_um : distance of voxel centres along z, y, x.
+    translation_um : where the centre of voxel 0 lies.
+    scale_power : the one that the sums were made with; 0 for an integer image.
+
+    Returns
+    -------
+    object_id (uint64), volume_vox (int64), volume_um3, bbox_{z,y,x}_{min,max} (int64 voxels, half-open),
+    centroid_{z,y,x}_um, intensity_{mean,sd,min,max} (float64; NaN without an image), touches_border (bool).
+    `sd` is that of the population, sqrt(n S2 - S1^2) / n, from exact integers with one rounding before the root.
+    An axis one voxel long has no border, or every object of a 2-D image would touch it.
+    """
+    columns: dict[str, NDArray[Any]] = {
+        "object_id": totals.label,
+        "volume_vox": totals.count,
+        "volume_um3": totals.count * (voxel_um[0] * voxel_um[1] * voxel_um[2]),
+    }
+    for axis, name in enumerate("zyx"):
+        columns[f"bbox_{name}_min"] = totals.box_start[:, axis]
+        columns[f"bbox_{name}_max"] = totals.box_stop[:, axis]
+    count = totals.count.astype(object)
+    for axis, name in enumerate("zyx"):
+        centre = (_integers(totals.moment[:, axis]) / count).astype(np.float64)
+        columns[f"centroid_{name}_um"] = centre * voxel_um[axis] + translation_um[axis]
+    columns |= _intensity_columns(totals, count, scale_power)
+    columns["touches_border"] = _touches_border(totals, volume_shape)
+    return columns
+
+
+def _intensity_columns(totals: ObjectSums, count: NDArray[np.object_], scale_power: int) -> dict[str, NDArray[Any]]:
+    total, squares = _integers(totals.intensity_sum), _integers(totals.intensity_squares)
+    mean = (total / count).astype(np.float64)
+    variance = ((count * squares - total * total) / (count * count)).astype(np.float64)
+    has_none = np.isnan(totals.intensity_min)
+    return {
+        "intensity_mean": np.where(has_none, np.nan, np.ldexp(mean, -scale_power)),
+        "intensity_sd": np.where(has_none, np.nan, np.ldexp(np.sqrt(variance), -scale_power)),
+        "intensity_min": totals.intensity_min,
+        "intensity_max": totals.intensity_max,
+    }
+
+
+def _touches_border(totals: ObjectSums, volume_shape: Triple) -> NDArray[np.bool_]:
+    shape = np.asarray(volume_shape)
+    at_side = (totals.box_start == 0) | (totals.box_stop == shape)
+    return np.asarray((at_side & (shape > 1)).any(axis=1))
+
+
+def _intensity_sums(
+    dense: NDArray[np.int64], rows: int, intensity: NDArray[Any] | None, scale_power: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Limbs of the sums of q and q^2, not carried, and (rows, 2) smallest and largest intensity."""
+    sums, squares = np.zeros((rows, _SUM_LIMBS), np.int64), np.zeros((rows, _SQUARE_LIMBS), np.int64)
+    limits = np.full((rows, 2), np.nan)
+    if intensity is None:
+        return sums, squares, limits
+    limits[:] = np.inf, -np.inf
+    if intensity.dtype in (np.float16, np.bool_):  # numba computes with neither
+        intensity = intensity.astype(np.float32 if intensity.dtype == np.float16 else np.uint8)
+    is_float = np.issubdtype(intensity.dtype, np.floating)
+    _add_intensities(dense, _fixed_point(intensity, 2.0**scale_power) if is_float else intensity, sums, squares)
+    _add_limits(dense, intensity, limits)
+    return sums, squares, limits
+
+
+def _carry(limbs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same integers with every limb but the last in [0, 2^32)."""
+    carried = np.array(limbs, dtype=np.int64)
+    for k in range(carried.shape[-1] - 1):
+        carried[..., k + 1] += carried[..., k] >> _LIMB  # an arithmetic shift: floor, also below zero
+        carried[..., k] &= _MASK
+    return carried
+
+
+def _integers(limbs: NDArray[np.int64]) -> NDArray[np.object_]:
+    """(K, L) limbs as (K,) Python integers."""
+    total = limbs[:, -1].astype(object)
+    for k in range(limbs.shape[1] - 2, -1, -1):
+        total = (total << _LIMB) + limbs[:, k].astype(object)
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _add_positions(
+    dense: NDArray[np.int64], count: NDArray[np.int64], moment: NDArray[np.int64], extent: NDArray[np.int64]
+) -> None:
+    """Add run after run of equal labels; `extent` is (K, 3, 2), the smallest and largest z, y, x."""
+    depth, height, width = dense.shape
+    for z in range(depth):
+        for y in range(height):
+            x = 0
+            while x < width:
+                begin, label = x, dense[z, y, x]
+                while x < width and dense[z, y, x] == label:
+                    x += 1
+                if label == 0:
+                    continue
+                length = x - begin
+                count[label] += length
+                moment[label, 0] += z * length
+                moment[label, 1] += y * length
+                moment[label, 2] += (begin + x - 1) * length // 2
+                for axis, low, high in ((0, z, z), (1, y, y), (2, begin, x - 1)):
+                    extent[label, axis, 0] = min(extent[label, axis, 0], low)
+                    extent[label, axis, 1] = max(extent[label, axis, 1], high)
+
+
+@njit(cache=True, nogil=True)
+def _fixed_point(values: NDArray[np.floating], scale: float) -> NDArray[np.int64]:
+    """round(v * scale), half to even; the product is exact because scale is a power of two."""
+    fixed = np.empty(values.shape, np.int64)
+    flat, source = fixed.ravel(), values.ravel()
+    for i in range(flat.size):
+        flat[i] = np.int64(np.rint(np.float64(source[i]) * scale))
+    return fixed
+
+
+@njit(cache=True, nogil=True)
+def _add_intensities(
+    dense: NDArray[np.int64], values: NDArray[np.integer], sums: NDArray[np.int64], squares: NDArray[np.int64]
+) -> None:
+    """Add q and q^2 to the limbs, without carrying: each voxel adds less than 2^34 to a limb."""
+    mask, shift = np.uint64(_MASK), np.uint64(_LIMB)
+    depth, height, width = dense.shape
+    for z in range(depth):
+        for y in range(height):
+            for x in range(width):
+                label = dense[z, y, x]
+                if label == 0:
+                    continue
+                value = values[z, y, x]
+                sign = -1 if value < 0 else 1
+                magnitude = np.uint64(-np.int64(value)) if value < 0 else np.uint64(value)
+                low, high = magnitude & mask, magnitude >> shift
+                sums[label, 0] += sign * np.int64(low)
+                sums[label, 1] += sign * np.int64(high)
+                square = low * low
+                squares[label, 0] += np.int64(square & mask)
+                squares[label, 1] += np.int64(square >> shift)
+                if high != 0:
+                    cross, square = low * high, high * high
+                    squares[label, 1] += 2 * np.int64(cross & mask)
+                    squares[label, 2] += 2 * np.int64(cross >> shift) + np.int64(square & mask)
+                    squares[label, 3] += np.int64(square >> shift)
+
+
+@njit(cache=True, nogil=True)
+def _add_limits(dense: NDArray[np.int64], values: NDArray[Any], limits: NDArray[np.float64]) -> None:
+    depth, height, width = dense.shape
+    for z in range(depth):
+        for y in range(height):
+            for x in range(width):
+                label = dense[z, y, x]
+                if label != 0:
+                    limits[label, 0] = min(limits[label, 0], np.float64(values[z, y, x]))
+                    limits[label, 1] = max(limits[label, 1], np.float64(values[z, y, x]))

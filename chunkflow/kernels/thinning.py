@@ -1,0 +1,568 @@
+"""Thinning of labelled objects in one global order: the skeleton of a block is the whole volume's, or says it is not.
+
+Voxels of a label are 26-adjacent, everything else is 6-adjacent. D2 is the exact squared distance to what is not the
+label, G the rank of the parities of (z, y, x), counted from index 0 of the whole volume, in Gray code. Voxels are
+visited in the order of key(v) = (D2(v), G(v)); 26-adjacent voxels differ in a parity, so they never share a key.
+
+    for pass t = 1 .. T, until nothing changes
+      for every live voxel v that is not anchored, in increasing key
+        m = its 26 neighbours of the same label that are alive: those with a smaller key after pass t,
+            those with a larger key after pass t - 1
+        T26(m) >= 2 and t > t0         anchor v: it stays for ever (a one-dimensional isthmus)
+        T26(m) == 1 and T6(m) == 1     delete v: it is simple
+        else                           look again in pass t + 1
+
+T26 counts the 26-components of m, T6 the 6-components of the rest of the 18-neighbourhood that touch a face of v
+(Bertrand & Malandain 1994). Every deletion is simple when it happens, so each object keeps its components, loops and
+cavities. The state of (v, t) depends on states of smaller (t, key) and on nothing else: no block occurs in it.
+
+In a crop some neighbours are unknown: those behind an open border, and those that could not be decided. A voxel is
+decided if all completions of its unknown neighbours (up to 8) agree; else it is tainted, OPEN in this crop, and
+unknown to its neighbours from then on.
+
+       behind an open border      tainted         decided as in the whole volume
+    |  ?  ?  ?  ?  ?  ?  ?  |  o  o  .  .  o  |  x  x  x  x  x  x  ...
+
+In this order of execution, "its state was unknown at (t, key)" is "its TAINT bit is set now". Within one pass taint
+travels any distance along increasing keys, so what tells that a plain look at the table is enough is a neighbourhood
+without taint (no SLOW bit), never the depth in the crop.
+
+Tube networks are decided beyond a halo of a few voxels. Sheets need half their width and dense noise needs everything:
+no halo is enough there, and what stays OPEN has to be solved apart. Crops hold fewer than 2^31 voxels.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from threading import get_ident
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from platformdirs import user_cache_dir
+
+from chunkflow.errors import UsageError
+from chunkflow.kernels.distance import UNKNOWN, Labels, as_labels
+
+Indices = NDArray[np.signedinteger[Any]]
+
+OPEN = 254
+"""History of a voxel that this crop cannot decide."""
+
+ALIVE = 255
+"""History of a voxel of the skeleton."""
+
+LAST_PASS = 253
+"""The largest number of passes that a history can tell apart."""
+
+# What the table says about a neighbourhood, and what a look at a voxel with unknown neighbours can add to it.
+KEEP, DELETE, ANCHOR = 0, 1, 2
+ANCHOR_OR_KEEP, UNDECIDED = 3, 4
+
+# Bits of a voxel's state. BEHIND: behind an open border. UNSURE: alive, but perhaps anchored already.
+LIVE, TAINT, SLOW, BEHIND, UNSURE = 1, 2, 4, 8, 16
+
+MOST_UNKNOWN = 8
+"""Unknown neighbours up to which all completions are tried: 256 of them."""
+
+MOST_BUCKETS = 1 << 22
+"""Keys up to which voxels are sorted by counting (16 MiB of counters)."""
+
+TABLE_BYTES = 1 << 24
+TABLE_CRC32 = 1007076601
+TABLE_NAME = "thinning-decisions-1.bin"
+
+NEIGHBOURS = np.array([(z, y, x) for z in (-1, 0, 1) for y in (-1, 0, 1) for x in (-1, 0, 1) if z or y or x], np.int64)
+"""(26, 3) offsets in raster order; bit i of a neighbourhood is NEIGHBOURS[i]."""
+
+PARITY_RANK = np.array([[[0, 1], [3, 2]], [[7, 6], [4, 5]]], np.int64)
+"""Rank of the parities [z, y, x] in the Gray code 000 001 011 010 110 111 101 100."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thinned:
+    """What became of every voxel of a crop.
+
+    history : (Z, Y, X) uint8. 0 background; 1 .. 253 deleted in that pass; OPEN not decided in this crop; ALIVE
+        part of the skeleton. All but OPEN are what the whole volume would give.
+    """
+
+    history: NDArray[np.uint8]
+
+    @property
+    def skeleton(self) -> NDArray[np.bool_]:
+        """(Z, Y, X) bool, the voxels known to be of the skeleton."""
+        return np.equal(self.history, ALIVE)
+
+    @property
+    def is_open(self) -> NDArray[np.bool_]:
+        """(Z, Y, X) bool, the voxels that this crop cannot decide."""
+        return np.equal(self.history, OPEN)
+
+
+def thin(
+    labels: Labels | NDArray[np.bool_],
+    distance2: NDArray[np.int32],
+    *,
+    origin: tuple[int, int, int],
+    open_borders: NDArray[np.bool_],
+    weights: tuple[int, int, int],
+    t0: int = 1,
+    passes: int = LAST_PASS,
+) -> Thinned:
+    """Thin all labels of a crop, or of a whole volume, at once.
+
+    Parameters
+    ----------
+    labels : (Z, Y, X) bool or any unsigned integer, 0 is background
+    distance2 : (Z, Y, X) int32, exact squared distances of the whole volume, or UNKNOWN (`distance.squared_distance`)
+    origin : index of the crop's first voxel in the whole volume; only its parity matters
+    open_borders : (3, 2) bool, low and high border of each axis; True where the volume goes on behind it unseen
+    weights : squared integer spacings that `distance2` was made with
+    t0 : passes that may erode the ends of branches before isthmuses are anchored; 0 keeps spurs of rough surfaces
+    passes : at most 253; what is alive after the last one is ALIVE
+
+    Returns every decided voxel exactly as in the whole volume. Without open borders and UNKNOWN distances every voxel
+    is decided. Besides its arguments it holds 3 B per voxel of the crop, 4 B per labelled voxel, a padded copy of the
+    labels where there are several, 16 MiB of table and up to 16 MiB of counters. Where distances are too large to
+    count (D2 above 524,287), sorting takes another 20 B per labelled voxel for a moment.
+
+    Raises
+    ------
+    UsageError : if `passes` is not in 1 .. 253.
+    """
+    if not 1 <= passes <= LAST_PASS:
+        raise UsageError(f"{passes} passes cannot be recorded", f"Give 1 to {LAST_PASS}")
+    labels = as_labels(labels)
+    padded = tuple(length + 2 for length in labels.shape)
+    strides = np.array([padded[1] * padded[2], padded[2], 1], np.int64)
+    offsets = NEIGHBOURS @ strides
+    rank = np.ascontiguousarray(np.roll(PARITY_RANK, [-(start & 1) for start in origin], axis=(0, 1, 2)))
+
+    state = np.zeros(padded, np.uint8)
+    state[1:-1, 1:-1, 1:-1] = labels != 0
+    history = state * np.uint8(ALIVE)
+    known, unknown, largest, several = _survey(labels, distance2)
+    order = _in_order(labels, distance2, rank, strides, known, int(largest))
+    owner = np.pad(labels, 1).ravel() if several else np.zeros(1, labels.dtype)  # read only where labels may touch
+    if several:
+        _mark_contacts(distance2, known, sum(weights), owner, strides, offsets, state.ravel())
+    if unknown:
+        _mark_unknown(labels, distance2, strides, offsets, state.ravel(), history.ravel())
+    _mark_open_borders(state, open_borders)
+    _run_passes(state.ravel(), owner, order, offsets, table(), t0, passes, history.ravel())
+    del state, owner, order
+    return Thinned(np.ascontiguousarray(history[1:-1, 1:-1, 1:-1]))
+
+
+def _in_order(
+    labels: Labels,
+    distance2: NDArray[np.int32],
+    rank: NDArray[np.int64],
+    strides: NDArray[np.int64],
+    known: NDArray[np.int64],
+    largest: int,
+) -> Indices:
+    """Padded flat indices of the voxels with a known distance, in increasing key.
+
+    known : (Z, Y) int64, how many of them each row holds
+    largest : the largest known distance
+    """
+    padded_size = strides[0] * (labels.shape[0] + 2)
+    order: Indices = np.empty(int(known.sum()), np.int32 if padded_size < 2**31 else np.int64)
+    buckets = 8 * (largest + 1)
+    if buckets <= MOST_BUCKETS:
+        _count_into_order(labels, distance2, rank, strides, known, np.zeros(buckets + 1, np.uint32), order)
+        return order
+    keys = np.empty(order.size, np.int64)
+    _list_keys(labels, distance2, rank, strides, known, keys, order)
+    return order[np.argsort(keys, kind="stable")]
+
+
+def _mark_open_borders(state: NDArray[np.uint8], open_borders: NDArray[np.bool_]) -> None:
+    """Fill the padding behind open borders with unknown voxels and mark the voxels that see it.
+
+    A corner of the padding is unknown only if all borders that it lies behind are open: behind a closed one all is
+    background.
+    """
+    inside = slice(1, -1)
+    reach = [slice(0 if low else 1, None if high else -1) for low, high in open_borders]
+    for axis in range(3):
+        for side, outer, inner in ((0, 0, 1), (1, -1, -2)):
+            if open_borders[axis, side]:
+                behind = [*reach[:axis], slice(outer, outer + 1 or None), *reach[axis + 1 :]]
+                state[tuple(behind)] = LIVE | TAINT | BEHIND
+                at_border = state[tuple(inner if a == axis else inside for a in range(3))]
+                at_border[at_border != 0] |= SLOW
+
+
+@njit(cache=True, nogil=True)
+def _survey(labels: Labels, distance2: NDArray[np.int32]) -> tuple[NDArray[np.int64], int, int, bool]:
+    """Voxels with a known distance per row (z, y), number without one, largest distance, are there several labels."""
+    depth, height, width = labels.shape
+    known = np.zeros((depth, height), np.int64)
+    unknown = 0
+    largest = 0
+    first = labels.dtype.type(0)
+    several = False
+    for z in range(depth):
+        for y in range(height):
+            for x in range(width):
+                label = labels[z, y, x]
+                if label == 0:
+                    continue
+                if first == 0:
+                    first = label
+                elif label != first:
+                    several = True
+                value = distance2[z, y, x]
+                if value == UNKNOWN:
+                    unknown += 1
+                else:
+                    known[z, y] += 1
+                    largest = max(largest, value)
+    return known, unknown, largest, several
+
+
+@njit(cache=True, nogil=True)
+def _count_into_order(
+    labels: Labels,
+    distance2: NDArray[np.int32],
+    rank: NDArray[np.int64],
+    strides: NDArray[np.int64],
+    known: NDArray[np.int64],
+    places: NDArray[np.uint32],
+    order: Indices,
+) -> None:
+    """Counting sort: voxels of equal key stay in raster order. `places` are zeros, one more than there are keys."""
+    depth, height, width = labels.shape
+    for z in range(depth):
+        for y in range(height):
+            if known[z, y] == 0:
+                continue
+            for x in range(width):
+                if labels[z, y, x] != 0 and distance2[z, y, x] != UNKNOWN:
+                    places[np.int64(distance2[z, y, x]) * 8 + rank[z & 1, y & 1, x & 1] + 1] += 1
+    for key in range(1, places.size):
+        places[key] += places[key - 1]
+    for z in range(depth):
+        for y in range(height):
+            if known[z, y] == 0:
+                continue
+            row = (z + 1) * strides[0] + (y + 1) * strides[1] + 1
+            for x in range(width):
+                if labels[z, y, x] != 0 and distance2[z, y, x] != UNKNOWN:
+                    key = np.int64(distance2[z, y, x]) * 8 + rank[z & 1, y & 1, x & 1]
+                    order[places[key]] = row + x
+                    places[key] += 1
+
+
+@njit(cache=True, nogil=True)
+def _list_keys(
+    labels: Labels,
+    distance2: NDArray[np.int32],
+    rank: NDArray[np.int64],
+    strides: NDArray[np.int64],
+    known: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    order: Indices,
+) -> None:
+    """Keys and padded flat indices of the voxels with a known distance, in raster order."""
+    depth, height, width = labels.shape
+    n = 0
+    for z in range(depth):
+        for y in range(height):
+            if known[z, y] == 0:
+                continue
+            row = (z + 1) * strides[0] + (y + 1) * strides[1] + 1
+            for x in range(width):
+                if labels[z, y, x] != 0 and distance2[z, y, x] != UNKNOWN:
+                    keys[n] = np.int64(distance2[z, y, x]) * 8 + rank[z & 1, y & 1, x & 1]
+                    order[n] = row + x
+                    n += 1
+
+
+@njit(cache=True, nogil=True)
+def _mark_contacts(
+    distance2: NDArray[np.int32],
+    known: NDArray[np.int64],
+    nearest: int,
+    owner: Labels,
+    strides: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    state: NDArray[np.uint8],
+) -> None:
+    """SLOW for voxels that touch another label: only those within `nearest`, the squared diagonal of a voxel, can."""
+    depth, height, width = distance2.shape
+    for z in range(depth):
+        for y in range(height):
+            if known[z, y] == 0:
+                continue
+            row = (z + 1) * strides[0] + (y + 1) * strides[1] + 1
+            for x in range(width):
+                if not 0 < distance2[z, y, x] <= nearest:
+                    continue
+                voxel = row + x
+                for i in range(26):
+                    other = owner[voxel + offsets[i]]
+                    if other != 0 and other != owner[voxel]:
+                        state[voxel] |= SLOW
+                        break
+
+
+@njit(cache=True, nogil=True)
+def _mark_unknown(
+    labels: Labels,
+    distance2: NDArray[np.int32],
+    strides: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    state: NDArray[np.uint8],
+    history: NDArray[np.uint8],
+) -> None:
+    """Voxels without a known distance are open from the first pass on."""
+    depth, height, width = labels.shape
+    for z in range(depth):
+        for y in range(height):
+            row = (z + 1) * strides[0] + (y + 1) * strides[1] + 1
+            for x in range(width):
+                if labels[z, y, x] != 0 and distance2[z, y, x] == UNKNOWN:
+                    _taint(row + x, offsets, state, history)
+
+
+@njit(cache=True, nogil=True)
+def _taint(voxel: int, offsets: NDArray[np.int64], state: NDArray[np.uint8], history: NDArray[np.uint8]) -> None:
+    state[voxel] |= TAINT
+    history[voxel] = OPEN
+    for i in range(26):
+        if state[voxel + offsets[i]] != 0:
+            state[voxel + offsets[i]] |= SLOW
+
+
+@njit(cache=True, nogil=True)
+def _run_passes(
+    state: NDArray[np.uint8],
+    owner: Labels,
+    order: Indices,
+    offsets: NDArray[np.int64],
+    decisions: NDArray[np.uint8],
+    t0: int,
+    passes: int,
+    history: NDArray[np.uint8],
+) -> None:
+    """The passes, on padded flat arrays; `order` is used up. A voxel leaves it when it is deleted, anchored or tainted.
+
+    A pass that neither deletes nor taints is the last: the next ones would see the same neighbourhoods, and anchors,
+    which may be new after t0, delete nothing.
+    """
+    unknown = np.empty(26, np.int64)
+    live = order.size
+    for t in range(1, passes + 1):
+        looked_at = live
+        live = 0
+        changed = False
+        for j in range(looked_at):
+            voxel = order[j]
+            if state[voxel] & SLOW:
+                if state[voxel] & TAINT:
+                    continue
+                decision = _look_uncertain(voxel, state, owner, offsets, decisions, unknown, t > t0)
+            else:
+                neighbourhood = np.uint32(0)
+                for i in range(26):
+                    neighbourhood |= np.uint32(state[voxel + offsets[i]] & LIVE) << np.uint32(i)
+                decision = _decision(decisions, neighbourhood)
+                if decision == ANCHOR and t <= t0:
+                    decision = KEEP
+            if decision == DELETE:
+                state[voxel] = 0
+                history[voxel] = t
+                changed = True
+            elif decision == UNDECIDED:
+                _taint(voxel, offsets, state, history)
+                changed = True
+            elif decision != ANCHOR:
+                if decision == ANCHOR_OR_KEEP:
+                    state[voxel] |= UNSURE
+                order[live] = voxel
+                live += 1
+        if not changed:
+            break
+
+
+@njit(cache=True, nogil=True)
+def _look_uncertain(
+    voxel: int,
+    state: NDArray[np.uint8],
+    owner: Labels,
+    offsets: NDArray[np.int64],
+    decisions: NDArray[np.uint8],
+    unknown: NDArray[np.int64],
+    may_anchor: bool,
+) -> int:
+    """Decision about a voxel with neighbours of other labels, unknown ones or both. `unknown` is scratch, (26,)."""
+    several = owner.size > 1
+    neighbourhood = np.uint32(0)
+    n_unknown = 0
+    for i in range(26):
+        neighbour = voxel + offsets[i]
+        seen = state[neighbour]
+        if seen & LIVE == 0:
+            continue
+        if seen & BEHIND == 0 and several and owner[neighbour] != owner[voxel]:
+            continue
+        if seen & TAINT:
+            unknown[n_unknown] = i
+            n_unknown += 1
+        else:
+            neighbourhood |= np.uint32(1) << np.uint32(i)
+    if n_unknown > MOST_UNKNOWN:
+        return UNDECIDED
+    possible = _possible_decisions(neighbourhood, unknown[:n_unknown], decisions)
+    if not may_anchor and possible & (1 << ANCHOR):
+        possible = possible & ~(1 << ANCHOR) | (1 << KEEP)
+    if possible == 1 << DELETE:
+        # it is deleted unless it was anchored in an earlier pass, and that is not known where it is UNSURE
+        return UNDECIDED if state[voxel] & UNSURE else DELETE
+    if possible & (1 << DELETE):
+        return UNDECIDED
+    if possible == 1 << ANCHOR:
+        return ANCHOR
+    return KEEP if possible == 1 << KEEP else ANCHOR_OR_KEEP
+
+
+@njit(cache=True, nogil=True)
+def _possible_decisions(neighbourhood: np.uint32, unknown: NDArray[np.int64], decisions: NDArray[np.uint8]) -> int:
+    """The set of decisions over all completions of the unknown neighbours, bit d for decision d.
+
+    Completions come in Gray code from "all present" on: the likeliest mixtures first, and the search ends at one that
+    holds DELETE and something else.
+    """
+    for i in unknown:
+        neighbourhood |= np.uint32(1) << np.uint32(i)
+    possible = 0
+    for completion in range(1, (1 << unknown.size) + 1):
+        possible |= 1 << _decision(decisions, neighbourhood)
+        if possible & (1 << DELETE) and possible != 1 << DELETE:
+            break
+        flip = 0
+        while flip < unknown.size - 1 and (completion >> flip) & 1 == 0:
+            flip += 1
+        if unknown.size > 0:
+            neighbourhood ^= np.uint32(1) << np.uint32(unknown[flip])
+    return possible
+
+
+@njit(cache=True, nogil=True)
+def _decision(decisions: NDArray[np.uint8], neighbourhood: np.uint32) -> int:
+    """KEEP, DELETE or ANCHOR from the table: 2 bits a neighbourhood, four to a byte, the lowest bits first."""
+    four = int(decisions[neighbourhood >> np.uint32(2)])
+    return (four >> (2 * int(neighbourhood & np.uint32(3)))) & 3
+
+
+# The table is computed on words of 27 bits, a cube of 3 x 3 x 3 voxels in raster order with bit 13 in the middle,
+# where moving by one voxel is a shift and one step of a flood fill is a few of them.
+
+
+def _bits(inside: NDArray[np.bool_]) -> int:
+    return sum(1 << int(i) for i in np.flatnonzero(inside))
+
+
+_Z, _Y, _X = np.indices((3, 3, 3)) - 1
+_STEPS = abs(_Z) + abs(_Y) + abs(_X)
+_FACES, _WITHIN_18 = _bits(_STEPS == 1), _bits((_STEPS == 1) | (_STEPS == 2))
+_NOT_LAST_X, _NOT_FIRST_X = _bits(_X < 1), _bits(_X > -1)
+_NOT_LAST_Y, _NOT_FIRST_Y = _bits(_Y < 1), _bits(_Y > -1)
+_NOT_LAST_Z, _NOT_FIRST_Z = _bits(_Z < 1), _bits(_Z > -1)
+
+
+@njit(cache=True, nogil=True)
+def _fill_26(within: int) -> int:
+    """The 26-component of the lowest bit."""
+    filled = within & -within
+    while True:
+        grown = filled | (filled & _NOT_LAST_X) << 1 | (filled & _NOT_FIRST_X) >> 1
+        grown |= (grown & _NOT_LAST_Y) << 3 | (grown & _NOT_FIRST_Y) >> 3
+        grown |= (grown & _NOT_LAST_Z) << 9 | (grown & _NOT_FIRST_Z) >> 9
+        grown &= within
+        if grown == filled:
+            return filled
+        filled = grown
+
+
+@njit(cache=True, nogil=True)
+def _fill_6(seed: int, within: int) -> int:
+    """The 6-component of the seed."""
+    filled = seed
+    while True:
+        grown = filled | (filled & _NOT_LAST_X) << 1 | (filled & _NOT_FIRST_X) >> 1
+        grown |= (filled & _NOT_LAST_Y) << 3 | (filled & _NOT_FIRST_Y) >> 3
+        grown |= (filled & _NOT_LAST_Z) << 9 | (filled & _NOT_FIRST_Z) >> 9
+        grown &= within
+        if grown == filled:
+            return filled
+        filled = grown
+
+
+@njit(cache=True, nogil=True)
+def _decide(neighbourhood: int) -> int:
+    """Decision about one neighbourhood of 26 bits, from its definition."""
+    if neighbourhood == 0:
+        return KEEP
+    present = (neighbourhood & 0x1FFF) | (neighbourhood >> 13) << 14
+    if _fill_26(present) != present:
+        return ANCHOR
+    absent = ~present & _WITHIN_18
+    faces = absent & _FACES
+    if faces == 0 or faces & ~_fill_6(faces & -faces, absent):
+        return KEEP
+    return DELETE
+
+
+@njit(cache=True, nogil=True)
+def _build_table() -> NDArray[np.uint8]:
+    decisions = np.empty(TABLE_BYTES, np.uint8)
+    for byte in range(TABLE_BYTES):
+        first = byte * 4
+        decisions[byte] = _decide(first) | _decide(first + 1) << 2 | _decide(first + 2) << 4 | _decide(first + 3) << 6
+    return decisions
+
+
+@cache
+def table(folder: Path | None = None) -> NDArray[np.uint8]:
+    """The decision about every neighbourhood m, 2 bits each: (table[m // 4] >> 2 * (m % 4)) & 3.
+
+    Parameters
+    ----------
+    folder : where the table is kept between processes; the user's cache folder for chunkflow if None. It is built
+        where it is missing or damaged, and only kept in memory where the folder cannot be written.
+
+    Returns (2^24,) uint8, read-only.
+    """
+    path = (folder or Path(user_cache_dir("chunkflow"))) / TABLE_NAME
+    content = b""
+    with suppress(OSError):
+        content = path.read_bytes()
+    if len(content) == TABLE_BYTES and crc32(content) == TABLE_CRC32:
+        return np.frombuffer(content, np.uint8)
+    decisions: NDArray[np.uint8] = _build_table()
+    decisions.setflags(write=False)
+    with suppress(OSError):
+        _write_atomically(path, decisions.tobytes())
+    return decisions
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that no reader ever sees a part of it, whoever else writes it at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{get_ident()}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""From stages to passes on grids: names, alignment, halo, memory, fingerprints. Reads no voxel."""

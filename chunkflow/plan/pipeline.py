@@ -1,0 +1,292 @@
+"""A pipeline: the user's list of stages, and how it is read from YAML.
+
+Everything that comes from a file is checked here, before anything is opened or written: unknown keys name the nearest
+known one, values are parsed into the stages' own dataclasses, relative paths are taken relative to the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+import pydantic
+import yaml
+
+from chunkflow.errors import ConfigError, InputNotFoundError, nearest
+from chunkflow.geometry.box import Triple
+from chunkflow.stages.base import Stage
+from chunkflow.stages.deconvolve import Deconvolve, Psf
+from chunkflow.stages.label import Label
+from chunkflow.stages.measure import Measure
+from chunkflow.stages.predict import Predict
+from chunkflow.stages.pyramid import PyramidMode
+from chunkflow.stages.resample import Resample
+from chunkflow.stages.skeleton import Skeleton
+from chunkflow.stages.threshold import Threshold
+from chunkflow.storage.tiff import read_tiff
+
+if TYPE_CHECKING:
+    from chunkflow.plan.plan import Plan
+    from chunkflow.storage.volume import Volume
+
+T = TypeVar("T")
+
+STAGES: dict[str, type[Any]] = {
+    stage.key: stage for stage in (Deconvolve, Resample, Predict, Threshold, Label, Skeleton, Measure)
+}
+"""Stages by the name users give them, in the only order that makes sense."""
+
+SAVED = ("image", "probability", "mask", "labels", "skeleton")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputOptions:
+    """What is read, and how.
+
+    path : OME-Zarr image
+    kind : "image"; "mask": non-zero is foreground, starts at label; "labels": ids are kept, starts at skeleton
+    channel, time, level : which one, by number (channels by name too)
+    nodata : voxels of this value hold no data
+    mask : OME-Zarr image of the same shape; only its non-zero voxels are used
+    missing : "auto" reads missing chunks as zeros and counts them, "fail" refuses them
+    nan : "fail" sets blocks with NaN or infinity aside, "zero" reads them as 0
+    """
+
+    path: str | None = None
+    kind: Literal["image", "mask", "labels"] = "image"
+    channel: int | str | None = None
+    time: int | None = None
+    level: int = 0
+    nodata: float | None = None
+    mask: str | None = None
+    missing: Literal["auto", "fail"] = "auto"
+    nan: Literal["fail", "zero"] = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """What is written, and how.
+
+    path : folder of the result
+    save : arrays to keep, of image, probability, mask, labels, skeleton
+    format : OME-Zarr "0.5" (sharded) or "0.4"
+    shard, chunk : voxels per file and per read; blocks must then be multiples
+    pyramid : "auto"; "xy": never coarser in z; "none"
+    """
+
+    path: str | None = None
+    save: tuple[str, ...] = ("image", "labels", "skeleton")
+    format: Literal["0.4", "0.5"] = "0.5"
+    shard: Triple | None = None
+    chunk: Triple | None = None
+    pyramid: PyramidMode = "auto"
+
+    def __post_init__(self) -> None:
+        for name in self.save:
+            if name not in SAVED:
+                raise ConfigError(f"output: save names {name!r}, which is no array", nearest(name, SAVED))
+        for key in ("shard", "chunk"):
+            value = getattr(self, key)
+            if value is not None and min(value) < 1:
+                raise ConfigError(f"output: {key} {list(value)} is not positive", "Give voxels for z, y, x")
+        if self.shard and self.format == "0.4":
+            raise ConfigError("output: shard is given, but OME-Zarr 0.4 has no shards", "Give chunk, or format 0.5")
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Stages in order, and where they read and write.
+
+    Raises
+    ------
+    ConfigError : a stage stands twice, or in an order that makes no sense.
+    """
+
+    stages: Sequence[Stage]
+    input: InputOptions = field(default_factory=InputOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+    block: Triple | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple(self.stages))
+        order = list(STAGES)
+        keys = [stage.key for stage in self.stages]
+        if not keys:
+            raise ConfigError("the pipeline has no stages", f"Add some of {', '.join(order)}")
+        for before, after in zip(keys, keys[1:], strict=False):
+            if before == after:
+                raise ConfigError(f"stage {after} stands twice", "Keep one of them")
+            if order.index(before) > order.index(after):
+                raise ConfigError(f"stage {after} stands behind {before}", f"The order is {', '.join(order)}")
+        predict = next((stage for stage in self.stages if isinstance(stage, Predict)), None)
+        if predict is not None and predict.threshold is not None and "threshold" in keys:
+            raise ConfigError(
+                f"predict has threshold {predict.threshold} and a threshold stage follows",
+                "Set predict's threshold to null, or leave the stage out",
+            )
+        if self.block != "auto" and min(self.block) < 1:
+            raise ConfigError(f"block {list(self.block)} is not positive", "Give voxels for z, y, x, or auto")
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """The pipeline in a file. `overrides` are KEY.key=value, KEY a stage, input or output."""
+        file = Path(path)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputNotFoundError(f"the pipeline {path} cannot be read ({error})", "Check the path") from error
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not YAML: {error}", "Mind the indentation") from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path} holds no pipeline", "Start with version: 1 and stages:")
+        return cls.from_dict(content, folder=file.parent, overrides=overrides)
+
+    @classmethod
+    def from_dict(
+        cls, content: Mapping[str, Any], *, folder: Path | None = None, overrides: Sequence[str] = ()
+    ) -> Self:
+        """The pipeline that a YAML file would hold; relative paths are relative to `folder`."""
+        known = ("version", "input", "output", "block", "stages")
+        for key in content:
+            if key not in known:
+                raise ConfigError(f"unknown key {key!r} in the pipeline", nearest(str(key), known))
+        if content.get("version") != 1:
+            raise ConfigError(f"version {content.get('version')!r} of the pipeline is not known", "Write version: 1")
+        sections = {"input": dict(content.get("input") or {}), "output": dict(content.get("output") or {})}
+        stages = _stage_sections(content.get("stages"))
+        for override in overrides:
+            _override(override, sections, stages)
+        base = folder or Path()
+        options = _parse(InputOptions, sections["input"], "input")
+        return cls(
+            [_resolved(_parse(STAGES[key], values, key), base) for key, values in stages.items()],
+            input=replace(options, path=_relative(options.path, base), mask=_relative(options.mask, base)),
+            output=_resolved(_parse(OutputOptions, sections["output"], "output"), base),
+            block=_block(content.get("block", "auto")),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads, every default spelt out."""
+        return {
+            "version": 1,
+            "input": _plain(self.input),
+            "output": _plain(self.output),
+            "block": self.block if isinstance(self.block, str) else list(self.block),
+            "stages": [{stage.key: _plain(stage)} for stage in self.stages],
+        }
+
+    def plan(
+        self,
+        volume: Volume | str | Path | None = None,
+        output: str | Path | None = None,
+        *,
+        block: Triple | None = None,
+        memory: int | None = None,
+    ) -> Plan:
+        """Settle the passes for a volume; reads no voxel. See `chunkflow.plan.plan.make_plan`."""
+        from chunkflow.plan.plan import make_plan
+
+        return make_plan(self, volume, output, block=block, memory=memory)
+
+
+def _stage_sections(value: Any) -> dict[str, dict[str, Any]]:
+    """Values by stage name, in order; a bare name takes all defaults."""
+    if not isinstance(value, list):
+        raise ConfigError(f"stages is {value!r}, not a list", "Write - STAGE: {...} lines under stages:")
+    found: dict[str, dict[str, Any]] = {}
+    for entry in value:
+        if isinstance(entry, str):
+            entry = {entry: {}}
+        if not isinstance(entry, dict) or len(entry) != 1:
+            raise ConfigError(f"{entry!r} under stages is not one stage", "Write - STAGE: {...}")
+        ((key, values),) = entry.items()
+        if key not in STAGES:
+            raise ConfigError(f"unknown stage {key!r}", nearest(str(key), STAGES))
+        if key in found:
+            raise ConfigError(f"stage {key} stands twice", "Keep one of them")
+        if values is not None and not isinstance(values, dict):
+            raise ConfigError(f"stage {key} has {values!r}, not parameters", f"Write - {key}: {{...}}")
+        found[key] = dict(values or {})
+    return found
+
+
+def _override(text: str, sections: dict[str, dict[str, Any]], stages: dict[str, dict[str, Any]]) -> None:
+    name, equals, value = text.partition("=")
+    section, dot, key = name.partition(".")
+    if not (equals and dot and key):
+        raise ConfigError(f"--set {text!r} is not KEY.key=value", "For example --set threshold.method=li")
+    targets = sections | stages
+    if section not in targets:
+        raise ConfigError(f"--set names {section!r}, which the pipeline does not have", nearest(section, targets))
+    target = targets[section]
+    *path, last = key.split(".")
+    for part in path:
+        inner = target.get(part)
+        target[part] = dict(inner) if isinstance(inner, dict) else {}
+        target = target[part]
+    target[last] = yaml.safe_load(value)
+
+
+def _parse(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """The dataclass with these values; errors name the key."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} is {values!r}, not keys and values", "Write key: value lines")
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r} in {where}", nearest(str(key), known))
+    if kind is Deconvolve and isinstance(values.get("psf"), Mapping):
+        values = {**values, "psf": _parse(Psf, values["psf"], "deconvolve: psf")}
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(dict(values))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):
+            raise cause from error
+        key = ".".join(str(part) for part in first["loc"][:1])
+        raise ConfigError(f"{where}: {key} is {first['input']!r}: {first['msg']}", "Correct the value") from error
+
+
+def _block(value: Any) -> Triple | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int) for v in value):
+        return value[0], value[1], value[2]
+    raise ConfigError(f"block is {value!r}", "Write auto, or three voxel counts as [z, y, x]")
+
+
+def _relative(path: str | None, folder: Path) -> str | None:
+    return path if path is None or "://" in path else str(folder / path)
+
+
+def _resolved(stage: T, folder: Path) -> T:
+    """The stage with its paths taken relative to the file, and a measured PSF read."""
+    if isinstance(stage, Deconvolve) and stage.psf.path is not None:
+        path = str(folder / stage.psf.path)
+        return replace(stage, psf=replace(stage.psf, path=path, model="measured", measured=_read_psf(path)))
+    if isinstance(stage, Predict | OutputOptions) and stage.path is not None:
+        return replace(stage, path=str(folder / stage.path))
+    return stage
+
+
+def _read_psf(path: str) -> Any:
+    image = read_tiff(path)
+    voxels = image.array
+    if voxels.ndim != 3:
+        raise ConfigError(f"deconvolve: the PSF {path} has {voxels.ndim} axes", "Give one stack of planes (z, y, x)")
+    return voxels[...]
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dicts, tuples as lists, arrays left out: what YAML and JSON hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        named = {f.name: getattr(value, f.name) for f in fields(value)}
+        return {name: _plain(v) for name, v in named.items() if name != "measured"}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value

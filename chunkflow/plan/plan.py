@@ -1,0 +1,456 @@
+"""A plan: passes settled on grids, with their arrays, memory and fingerprints. Reads no voxel and writes nothing.
+
+    stages --drafts(flow)--> drafts --layout, memory, checks--> passes --fingerprints--> what can be re-used
+
+What cannot work is refused here, before any work starts: blocks that do not fit shards, a PSF larger than the volume,
+a block that does not fit the memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+from chunkflow.errors import ConfigError, PlanError, UsageError
+from chunkflow.geometry.box import Box, Triple, triple
+from chunkflow.geometry.scale import Scale
+from chunkflow.plan import memory
+from chunkflow.plan.fingerprint import fingerprint
+from chunkflow.plan.pipeline import Pipeline
+from chunkflow.stages import pyramid
+from chunkflow.stages.base import ArraySpec, Draft, Flow, boxes_of_chain
+from chunkflow.stages.label import Label
+from chunkflow.stages.predict import Infer
+from chunkflow.stages.scan import Scan
+from chunkflow.storage.identity import identity
+from chunkflow.storage.layout import ArrayLayout, layout_for_core
+from chunkflow.storage.omezarr import open_volume
+from chunkflow.storage.volume import Volume, missing_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chunkflow.results import Result
+
+BLOCK_SIDES = (256, 192, 128, 96, 64, 32)
+SMALL_CHUNK = 16
+MEMORY_SHARE = 0.8  # of the machine, for all workers together; the rest is the system's and the file cache's
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedArray:
+    """An array that a pass writes.
+
+    layout : shape, dtype ("uint32" until the number of labels is known), chunks and shards
+    labels : whether the dtype follows the number of labels
+    kept : whether it stays in the result; the others are deleted at the end of the run
+    """
+
+    name: str
+    layout: ArrayLayout
+    labels: bool
+    kept: bool
+    producer: str
+
+    @property
+    def nbytes(self) -> int:
+        """Size without compression."""
+        return prod(self.layout.shape) * np.dtype(self.layout.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A draft settled: what it reads from storage, what it writes and what a unit of it takes."""
+
+    draft: Draft
+    reads: tuple[str, ...]
+    halo: Triple
+    peak_bytes: int
+
+    @property
+    def name(self) -> str:
+        return self.draft.name
+
+    @property
+    def units(self) -> int:
+        """Blocks of the grid; a merge is one unit."""
+        return 1 if self.draft.merge else len(self.draft.grid)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a run will do.
+
+    input, mask : what is read; identities tell whether it changed
+    output : folder of the result
+    block : nominal core of the blocks
+    passes : in order
+    arrays : every array written, by name
+    shape, scale : grid of the outputs; levels : scale of each pyramid level by array
+    memory : bytes per worker that the plan was fitted to
+    warnings : sentences for the user
+    """
+
+    pipeline: Pipeline
+    input: Volume
+    mask: Volume | None
+    input_identity: Mapping[str, Any]
+    output: Path
+    block: Triple
+    passes: tuple[Pass, ...]
+    arrays: Mapping[str, PlannedArray]
+    shape: Triple
+    scale: Scale
+    levels: Mapping[str, Sequence[Scale]]
+    memory: int
+    warnings: tuple[str, ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        """Projected peak of a worker process."""
+        return self.process_bytes + max(p.peak_bytes for p in self.passes)
+
+    @property
+    def process_bytes(self) -> int:
+        """What a worker process takes before it holds any voxel."""
+        has_network = any(isinstance(step, Infer) for p in self.passes for step in p.draft.steps)
+        return memory.PROCESS_BYTES + (memory.TORCH_BYTES if has_network else 0)
+
+    @property
+    def largest_grid(self) -> int:
+        """Units of the pass that has most: how many workers can be kept busy."""
+        return max(p.units for p in self.passes)
+
+    def pass_named(self, name: str) -> Pass:
+        return next(p for p in self.passes if p.name == name)
+
+    def fingerprints(self, kind: str) -> dict[str, str]:
+        """Fingerprint of every pass on one kind of compute (see `chunkflow.backend.compute_kind`)."""
+        source = {"identity": self.input_identity, "nan": self.pipeline.input.nan}
+        found: dict[str, str] = {"input": fingerprint(source), "input_mask": fingerprint(source)}
+        for p in self.passes:
+            upstream = {name: found[self.arrays[name].producer if name in self.arrays else name] for name in p.reads}
+            layouts = {spec.name: self.arrays[spec.name].layout for spec in p.draft.writes}
+            found[p.name] = fingerprint(
+                {
+                    "name": p.name,
+                    "steps": p.draft.steps,
+                    "merge": p.draft.merge,
+                    "grid": p.draft.grid,
+                    "constants": p.draft.constants,
+                    "layouts": layouts,
+                    "reads": upstream,
+                    "needs": {name: found[name] for name in p.draft.needs},
+                    "kind": kind,
+                }
+            )
+        return found
+
+    def run(
+        self,
+        client: Any = None,
+        *,
+        on: str | None = None,
+        workers: int | None = None,
+        device: str = "auto",
+        restart: bool = False,
+        overwrite: bool = False,
+        on_event: Callable[[Any], None] | None = None,
+    ) -> Result:
+        """Do it. See `chunkflow.run.driver.run_plan`."""
+        from chunkflow.run.driver import run_plan
+
+        return run_plan(
+            self,
+            client=client,
+            on=on,
+            workers=workers,
+            device=device,
+            restart=restart,
+            overwrite=overwrite,
+            on_event=on_event,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON values: what `plan --json` prints."""
+        return {
+            "input": {
+                "path": self.input.path,
+                "shape": list(self.input.shape),
+                "dtype": str(self.input.dtype),
+                "voxel_um": list(self.input.scale.voxel_um),
+                "missing_chunks": int(self.input_identity.get("missing", 0)),
+            },
+            "output": {"path": str(self.output), "shape": list(self.shape), "voxel_um": list(self.scale.voxel_um)},
+            "block": list(self.block),
+            "passes": [
+                {
+                    "name": p.name,
+                    "units": p.units,
+                    "core": list(p.draft.grid.core),
+                    "halo": list(p.halo),
+                    "read_amplification": round(p.draft.grid.read_amplification(p.halo), 3) if p.reads else None,
+                    "reads": list(p.reads),
+                    "writes": [spec.name for spec in p.draft.writes],
+                    "peak_bytes": p.peak_bytes,
+                }
+                for p in self.passes
+            ],
+            "arrays": [
+                {
+                    "name": a.name,
+                    "shape": list(a.layout.shape),
+                    "dtype": a.layout.dtype,
+                    "chunk": list(a.layout.chunk),
+                    "shard": list(a.layout.shard) if a.layout.shard else None,
+                    "bytes": a.nbytes,
+                    "kept": a.kept,
+                }
+                for a in self.arrays.values()
+            ],
+            "peak_bytes_per_worker": self.peak_bytes,
+            "memory_bytes_per_worker": self.memory,
+            "warnings": list(self.warnings),
+        }
+
+
+def make_plan(
+    pipeline: Pipeline,
+    volume: Volume | str | Path | None = None,
+    output: str | Path | None = None,
+    *,
+    block: Triple | None = None,
+    memory: int | None = None,
+    workers: int | None = None,
+) -> Plan:
+    """Settle a pipeline on a volume.
+
+    Parameters
+    ----------
+    volume, output : what to read and write; by default what the pipeline says.
+    block : nominal core of the blocks; by default the pipeline's, "auto" being the largest cube that fits.
+    memory : bytes one worker may take; by default this machine's, shared among `workers` (default: one per core).
+
+    Raises
+    ------
+    UsageError : and its kinds, when the plan cannot work; exit code 2.
+    """
+    if output is None and pipeline.output.path is None:
+        raise UsageError("no output is named", "Give -o OUT, or output: {path: OUT} in the pipeline")
+    target = Path(output if output is not None else str(pipeline.output.path))
+    source, mask = _open_inputs(pipeline, volume)
+    limit = memory or int(psutil.virtual_memory().total * MEMORY_SHARE / (workers or os.cpu_count() or 1))
+    wanted = block or (None if pipeline.block == "auto" else pipeline.block)
+    seen = _identity(source, mask, pipeline)
+    if wanted is not None:
+        plan = _settle(pipeline, source, mask, seen, target, wanted, limit)
+        _check_memory(plan)
+        return plan
+    for side in BLOCK_SIDES:
+        plan = _settle(pipeline, source, mask, seen, target, triple(side), limit)
+        if plan.peak_bytes <= limit:
+            return plan
+    _check_memory(plan)
+    return plan
+
+
+def _open_inputs(pipeline: Pipeline, volume: Volume | str | Path | None) -> tuple[Volume, Volume | None]:
+    options = pipeline.input
+    if volume is None and options.path is None:
+        raise UsageError("no input is named", "Give --input IN, or input: {path: IN} in the pipeline")
+    if isinstance(volume, Volume):
+        source = volume
+    else:
+        path = str(volume if volume is not None else options.path)
+        source = open_volume(path, channel=options.channel, time=options.time, level=options.level)
+    if options.kind == "labels" and source.dtype.kind not in "iu":
+        raise UsageError(f"the input holds {source.dtype}, not labels", "Use kind: image, or a volume of integers")
+    if options.mask is None:
+        return source, None
+    mask = open_volume(options.mask)
+    if mask.shape != source.shape:
+        raise UsageError(
+            f"the mask {options.mask} has shape {mask.shape}, the input {source.shape}", "Give a mask on the input's grid"
+        )
+    return source, mask
+
+
+def _identity(source: Volume, mask: Volume | None, pipeline: Pipeline) -> Mapping[str, Any]:
+    """What the input is known by, and how many of its chunks are missing."""
+    missing = missing_chunks(source)
+    if missing and pipeline.input.missing == "fail":
+        raise UsageError(
+            f"{missing} chunks of {source.path} are missing", "Restore them, or read them as zeros with missing: auto"
+        )
+    seen: dict[str, Any] = {"image": identity(source), "missing": missing}
+    if mask is not None:
+        seen["mask"] = identity(mask)
+    return seen
+
+
+def _settle(
+    pipeline: Pipeline,
+    source: Volume,
+    mask: Volume | None,
+    seen: Mapping[str, Any],
+    output: Path,
+    block: Triple,
+    limit: int,
+) -> Plan:
+    drafts, flow = _drafts(pipeline, source, mask, block)
+    saved = _saved(pipeline, drafts)
+    levels: dict[str, Sequence[Scale]] = {}
+    for spec, draft in saved:
+        above, levels[spec.name] = pyramid.levels(
+            array=spec.name,
+            dtype=spec.dtype,
+            labels=spec.name not in ("image", "probability"),
+            shape=flow.shape,
+            scale=flow.scale,
+            block=block,
+            mode=pipeline.output.pyramid,
+        )
+        drafts += above
+    kept = {spec.name for spec, _ in saved}
+    reads = [_reads(draft) for draft in drafts]
+    used = {name for names in reads for name in names}
+    drafts = [replace(d, writes=tuple(w for w in d.writes if w.name in used | kept or "@" in w.name)) for d in drafts]
+    arrays = _arrays(pipeline, drafts, kept)
+    passes = tuple(_settled(draft, names, arrays, source, mask) for draft, names in zip(drafts, reads, strict=True))
+    return Plan(
+        pipeline=pipeline,
+        input=source,
+        mask=mask,
+        input_identity=seen,
+        output=output,
+        block=block,
+        passes=passes,
+        arrays=arrays,
+        shape=flow.shape,
+        scale=flow.scale,
+        levels=levels,
+        memory=limit,
+        warnings=tuple(_warnings(arrays, seen, source)),
+    )
+
+
+def _drafts(pipeline: Pipeline, source: Volume, mask: Volume | None, block: Triple) -> tuple[list[Draft], Flow]:
+    options = pipeline.input
+    stages = list(pipeline.stages)
+    if options.kind == "image":
+        stages.insert(0, Scan())
+    elif options.kind == "labels" and not any(isinstance(stage, Label) for stage in stages):
+        stages.insert(0, Label())
+    flow = Flow(
+        kind=options.kind,
+        shape=source.shape,
+        scale=source.scale,
+        input_shape=source.shape,
+        input_scale=source.scale,
+        input_dtype=source.dtype.name,
+        block=block,
+        save=frozenset(pipeline.output.save),
+        wants=frozenset(stage.key for stage in stages),
+        nodata=options.nodata,
+        has_mask=mask is not None,
+    )
+    drafts: list[Draft] = []
+    for stage in stages:
+        added, flow = stage.drafts(flow)
+        drafts += added
+    return drafts, flow
+
+
+def _saved(pipeline: Pipeline, drafts: Sequence[Draft]) -> list[tuple[ArraySpec, Draft]]:
+    """The arrays that are kept, with the drafts that write them."""
+    made = {spec.name: (spec, draft) for draft in drafts for spec in draft.writes}
+    for name in ("probability", "mask"):
+        if name in pipeline.output.save and name not in made:
+            stage = "predict" if name == "probability" else "threshold, or predict with a threshold, and label"
+            raise ConfigError(f"output: save names {name}, which nothing makes", f"Add {stage}, or leave it out")
+    return [made[name] for name in pipeline.output.save if name in made]
+
+
+def _reads(draft: Draft) -> tuple[str, ...]:
+    core = draft.grid.core_of(memory.widest_block(draft.grid))
+    products = [spec.source for spec in draft.writes]
+    return tuple(boxes_of_chain(draft.steps, core, Box.of_shape(draft.grid.shape), products)[1])
+
+
+def _arrays(pipeline: Pipeline, drafts: Sequence[Draft], kept: set[str]) -> dict[str, PlannedArray]:
+    options = pipeline.output
+    found: dict[str, PlannedArray] = {}
+    for draft in drafts:
+        for spec in draft.writes:
+            stays = spec.name.partition("@")[0] in kept
+            dtype = "uint32" if spec.dtype == "labels" else spec.dtype
+            level0 = spec.name in kept and not draft.tiled
+            layout = layout_for_core(
+                draft.grid.core,
+                draft.grid.shape,
+                dtype,
+                2 if stays and options.format == "0.4" else 3,
+                chunk=options.chunk if level0 or (stays and draft.tiled) else None,
+                shard=options.shard if level0 or (stays and draft.tiled) else None,
+            )
+            found[spec.name] = PlannedArray(spec.name, layout, spec.dtype == "labels", stays, draft.name)
+    return found
+
+
+def _settled(
+    draft: Draft, reads: tuple[str, ...], arrays: Mapping[str, PlannedArray], source: Volume, mask: Volume | None
+) -> Pass:
+    if draft.merge is not None:
+        return Pass(draft, (), (0, 0, 0), draft.merge.working_bytes(len(draft.grid)))
+    readable = {"input": (source.shape, source.dtype.name)}
+    if mask is not None:
+        readable["input_mask"] = (mask.shape, mask.dtype.name)
+    readable |= {name: (array.layout.shape, array.layout.dtype) for name, array in arrays.items()}
+    writes = {spec.source: arrays[spec.name].layout.dtype for spec in draft.writes}
+    peak = memory.unit_bytes(draft.steps, draft.grid, writes, readable)
+    return Pass(draft, reads, _halo(draft, readable), peak)
+
+
+def _halo(draft: Draft, readable: Mapping[str, tuple[Triple, str]]) -> Triple:
+    """Voxels read beyond the core in arrays on the pass's own grid, by a block in the middle."""
+    core = draft.grid.core_of(memory.widest_block(draft.grid))
+    products = [spec.source for spec in draft.writes]
+    wanted = boxes_of_chain(draft.steps, core, Box.of_shape(draft.grid.shape), products)[1]
+    own = [box for name, box in wanted.items() if readable[name][0] == draft.grid.shape]
+    return triple(tuple(max((core.start[a] - box.start[a] for box in own), default=0) for a in range(3)))
+
+
+def _warnings(arrays: Mapping[str, PlannedArray], seen: Mapping[str, Any], source: Volume) -> list[str]:
+    found = []
+    small = [a.name for a in arrays.values() if a.kept and _has_small_chunk(a.layout)]
+    if small:
+        found.append(
+            f"chunks of {', '.join(small)} are under {SMALL_CHUNK} voxels along an axis: many small reads. "
+            "Use blocks that are multiples of 32"
+        )
+    if seen["missing"]:
+        found.append(f"{seen['missing']} chunks of {source.path} are missing and read as zeros")
+    return found
+
+
+def _has_small_chunk(layout: ArrayLayout) -> bool:
+    return any(c < min(SMALL_CHUNK, n) for c, n in zip(layout.chunk, layout.shape, strict=True))
+
+
+def _check_memory(plan: Plan) -> None:
+    worst = max(plan.passes, key=lambda p: p.peak_bytes)
+    if plan.peak_bytes > plan.memory:
+        remedy = "a smaller tile" if worst.draft.tiled else "a smaller block, or a smaller max_halo"
+        raise PlanError(
+            f"pass {worst.name} takes {plan.peak_bytes / 2**20:.0f} MiB per worker, more than the "
+            f"{plan.memory / 2**20:.0f} MiB there are",
+            f"Use fewer workers, {remedy}",
+        )
+

@@ -1,0 +1,1 @@
+"""The only layer that does work: workers, engines, the journal, publishing."""

@@ -1,0 +1,497 @@
+"""A run from start to end: one driver, one journal, passes in order.
+
+    lock -> input unchanged? -> fingerprints -> audit -> passes that are missing -> audit -> publish -> drop temporaries
+
+A pass is skipped when the journal holds it as finished, its files have the sizes they had, and nobody who must run
+needs an array of it that was deleted since. So the same command resumes, a changed parameter computes what depends
+on it, and a damaged result is healed. Blocks that fail are set aside; the others of their pass go on, and the run stops
+before a pass that would need them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+import socket
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chunkflow.backend import Device, compute_kind, find_device
+from chunkflow.errors import (
+    BlockError,
+    ChunkflowError,
+    DiskFullError,
+    IncompleteError,
+    InputChangedError,
+    IntegrityError,
+    UsageError,
+)
+from chunkflow.kernels import thinning
+from chunkflow.plan.plan import Pass, Plan
+from chunkflow.run.engine import Engine, SerialEngine, ThreadsEngine
+from chunkflow.run.journal import Journal
+from chunkflow.run.lock import OutputLock, next_epoch
+from chunkflow.run.places import Places
+from chunkflow.run.publish import publish
+from chunkflow.run.worker import Job, Needed, Source, UnitResult, run_unit
+from chunkflow.stages.label import label_dtype
+from chunkflow.stages.skeleton import Skeleton
+from chunkflow.storage.files import object_sizes, sweep_partial_files, write_atomic
+from chunkflow.storage.identity import differences
+from chunkflow.storage.layout import ArrayLayout
+from chunkflow.storage.records import merged_path, read_record, record_path, write_record
+from chunkflow.storage.volume import create_array
+
+if TYPE_CHECKING:
+    from chunkflow.run.result import Result
+
+log = logging.getLogger(__name__)
+
+Event = Mapping[str, Any]
+Listener = Callable[[Event], None]
+
+ATTEMPTS = 2  # of a unit whose error may pass: a file system that hiccups
+RESERVE_BYTES = 64 * 2**20  # free space below which nothing is started: the journal must be able to say so
+
+
+@dataclass(slots=True)
+class Run:
+    """What the functions of this module hand to each other."""
+
+    plan: Plan
+    places: Places
+    journal: Journal
+    engine: Engine
+    device: Device
+    epoch: tuple[str, int]
+    say: Listener
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    client: Any = None,
+    on: str | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    restart: bool = False,
+    overwrite: bool = False,
+    on_event: Listener | None = None,
+) -> Result:
+    """Compute what the plan's output lacks.
+
+    Parameters
+    ----------
+    client : a distributed Client to use; otherwise `on` decides.
+    on : "local" (processes), "threads", "serial" or the address of a scheduler; by default threads on a GPU, serial
+        where there is one block, else local.
+    workers : by default one per core; one thread on a GPU.
+    device : "auto", "gpu" or "cpu".
+    restart : forget what an earlier run left.
+    overwrite : write into a folder that holds something else.
+    on_event : called with progress, as mappings with an "event".
+
+    Raises
+    ------
+    ChunkflowError : and its kinds, each with its exit code.
+    """
+    from chunkflow.run.result import open_result
+
+    say = on_event or (lambda event: None)
+    found = find_device(device)
+    say({"event": "device", "text": str(found)})
+    _check_output(plan, overwrite)
+    with OutputLock(plan.output / "run"):
+        if restart:
+            _forget(plan.output / "run")
+        _check_input(plan)
+        _check_space(plan)
+        journal = Journal.open(plan.output / "run" / "journal.jsonl")
+        try:
+            _run_locked(plan, journal, found, client, on, workers, say)
+        finally:
+            journal.close()
+    return open_result(plan.output)
+
+
+def _run_locked(
+    plan: Plan,
+    journal: Journal,
+    device: Device,
+    client: Any,
+    on: str | None,
+    workers: int | None,
+    say: Listener,
+) -> None:
+    with _engine(plan, client, on, workers, device) as start:
+        engine, kind = start()
+        places = Places(plan, plan.fingerprints(kind))
+        sweep_partial_files(plan.output)
+        epoch = next_epoch(places.run)
+        journal.append("start", time=time(), epoch=epoch[1], kind=kind, host=socket.gethostname(), pid=os.getpid())
+        _store_plan(plan, places, kind)
+        run = Run(plan, places, journal, engine, device, epoch, say)
+        for warning in plan.warnings:
+            say({"event": "warning", "text": warning})
+        try:
+            needed = _needed(run)
+            say({"event": "plan", "passes": [p.name for p in plan.passes], "needed": [p.name for p in needed]})
+            for p in plan.passes:
+                if p in needed:
+                    _run_pass(run, p)
+                else:
+                    say({"event": "reused", "pass": p.name, "units": p.units})
+                _warn_of_common_value(run, p)
+            _audit(run)
+            publish(plan, places, journal)
+            _drop_temporaries(run)
+        except BaseException as error:
+            code = error.exit_code if isinstance(error, ChunkflowError) else 1
+            journal.append("end", time=time(), code=130 if isinstance(error, KeyboardInterrupt) else code)
+            raise
+        journal.append("end", time=time(), code=0)
+
+
+def _check_output(plan: Plan, overwrite: bool) -> None:
+    output = plan.output
+    if output.is_file():
+        raise UsageError(f"the output {output} is a file", "Name a folder")
+    if output.exists() and not (output / "run").is_dir() and any(output.iterdir()) and not overwrite:
+        raise UsageError(f"{output} holds something that is no run", "Choose another output, or add --overwrite")
+
+
+def _forget(folder: Path) -> None:
+    """Delete what an earlier run left in its folder, except the lock and the epoch that its workers check."""
+    for entry in folder.iterdir():
+        if entry.name not in ("lock", "epoch"):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _check_input(plan: Plan) -> None:
+    """Refuse an input that is not the one the output was started with."""
+    path = plan.output / "run" / "input.json"
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changes = [
+            f"{name}: {change}"
+            for name in ("image", "mask")
+            if name in before and name in plan.input_identity
+            for change in differences(before[name], plan.input_identity[name])
+        ]
+        if ("mask" in before) != ("mask" in plan.input_identity):
+            changes.append("mask: given in one run, not in the other")
+        if changes:
+            raise InputChangedError(
+                f"the input is not the one {plan.output} was started with: {'; '.join(changes)}",
+                "Restore it, choose another output, or add --restart",
+            )
+    write_atomic(path, json.dumps(plan.input_identity).encode())
+
+
+def _check_space(plan: Plan) -> None:
+    free = shutil.disk_usage(plan.output).free
+    # Labels and masks compress a hundredfold; images hardly, and floats never to less than a tenth.
+    least = sum(a.nbytes for a in plan.arrays.values() if a.layout.dtype.startswith("float")) // 10
+    if free < max(RESERVE_BYTES, least):
+        raise DiskFullError(
+            f"{plan.output} has {free / 2**20:.0f} MiB free, the run needs at least {max(RESERVE_BYTES, least) / 2**20:.0f}",
+            "Free some space, or choose another output",
+        )
+
+
+@contextmanager
+def _engine(
+    plan: Plan, client: Any, on: str | None, workers: int | None, device: Device
+) -> Iterator[Callable[[], tuple[Engine, str]]]:
+    """A function that gives the engine and its compute kind; a cluster starts when the first pass needs it."""
+    engine = _chosen(plan, client, on, workers, device)
+    try:
+        yield lambda: (engine, engine.kind())
+    finally:
+        engine.close()
+
+
+def _chosen(plan: Plan, client: Any, on: str | None, workers: int | None, device: Device) -> Engine:
+    count = workers or os.cpu_count() or 1
+    if count < 1:
+        raise UsageError(f"{count} workers cannot work", "Use 1 or more")
+    if client is not None:
+        from chunkflow.run.dask import DaskEngine
+
+        return DaskEngine(client, device=device.kind)
+    if on is None:
+        on = "threads" if device.kind == "gpu" else "serial" if plan.largest_grid == 1 else "local"
+    if on == "serial":
+        return SerialEngine(device.kind)
+    if on == "threads" or (on == "local" and device.kind == "gpu"):
+        return ThreadsEngine(workers or (1 if device.kind == "gpu" else count), device.kind)
+    if on == "local":
+        return LocalEngine(min(count, plan.largest_grid), plan.memory, device)
+    if "://" in on:
+        from chunkflow.run.dask import connected_engine
+
+        return connected_engine(on, device.kind)
+    raise UsageError(f"--on {on!r} is not known", "Use local, threads, serial, or an address like tcp://HOST:8786")
+
+
+class LocalEngine:
+    """A local cluster that starts with the first pass of more than one unit; single units run in this process."""
+
+    name = "local"
+
+    def __init__(self, workers: int, memory_bytes: int, device: Device) -> None:
+        self.workers = workers
+        self._memory = memory_bytes
+        self._device = device
+        self._cluster: Engine | None = None
+
+    def map(self, function: Callable[[int], Any], units: Sequence[int]) -> Iterator[Any]:
+        """See `chunkflow.run.engine.Engine`."""
+        if len(units) <= 1 and self._cluster is None:
+            return SerialEngine(self._device.kind).map(function, units)
+        if self._cluster is None:
+            from chunkflow.run.dask import local_engine
+
+            self._cluster = local_engine(self.workers, self._memory, self._device.kind)
+        return self._cluster.map(function, units)
+
+    def kind(self) -> str:
+        """The cluster's compute kind: it is this machine's."""
+        return compute_kind(self._device)
+
+    def close(self) -> None:
+        """Stop the cluster, if it was started."""
+        if self._cluster is not None:
+            self._cluster.close()
+
+
+def _store_plan(plan: Plan, places: Places, kind: str) -> None:
+    content = {
+        "chunkflow": version("chunkflow-engine"),
+        "python": platform.python_version(),
+        "kind": kind,
+        "pipeline": plan.pipeline.to_dict(),
+        "plan": plan.to_dict(),
+        "fingerprints": dict(places.fingerprints),
+    }
+    write_atomic(places.run / "plan.json", json.dumps(content, indent=1).encode())
+
+
+def _needed(run: Run) -> list[Pass]:
+    """Passes to run, in order. Goes backwards: whoever runs may need arrays that were deleted since."""
+    incomplete = {p.name for p in run.plan.passes if not _is_complete(run, p)}
+    needed: list[Pass] = []
+    wanted: set[str] = {a.name for a in run.plan.arrays.values() if a.kept}
+    for p in reversed(run.plan.passes):
+        state = run.journal.state(run.places.fingerprints[p.name])
+        lacks = state.dropped & wanted & {spec.name for spec in p.draft.writes}
+        if p.name in incomplete or lacks:
+            if lacks:
+                run.journal.append("reset", **{"pass": run.places.fingerprints[p.name]})
+            needed.append(p)
+            wanted |= set(p.reads)
+    return needed[::-1]
+
+
+def _is_complete(run: Run, p: Pass) -> bool:
+    """Whether all units of a pass are done and their files are as they were; forgets those that are not."""
+    fingerprint = run.places.fingerprints[p.name]
+    state = run.journal.state(fingerprint)
+    for unit in [unit for unit in state.done if not _is_intact(run, p, unit)]:
+        log.warning("pass %s: unit %d has lost files, and is computed again", p.name, unit)
+        run.journal.append("lost", **{"pass": fingerprint, "unit": unit})
+    return state.finished and len(state.done) == p.units
+
+
+def _is_intact(run: Run, p: Pass, unit: int) -> bool:
+    """Whether the record and the files of a unit that is done have the sizes they had. Dropped arrays are let be."""
+    state = run.journal.state(run.places.fingerprints[p.name])
+    done = state.done[unit]
+    folder = run.places.records(p.name)
+    record = merged_path(folder) if p.draft.merge is not None else record_path(folder, unit)
+    if object_sizes("", [str(record)]) != [done["record"]]:
+        return False
+    sizes = list(done["objects"])
+    for spec in p.draft.writes:
+        names = run.places.objects(spec.name, unit, run.plan.arrays[spec.name].layout)
+        expected, sizes = sizes[: len(names)], sizes[len(names) :]
+        if spec.name in state.dropped:
+            continue
+        folder = run.places.locate(spec.name, _published(run.journal))
+        if [size or 0 for size in object_sizes(folder, names)] != expected:
+            return False
+    return True
+
+
+def _published(journal: Journal) -> Mapping[str, str]:
+    """Arrays by where they are published; also half-way through publishing."""
+    return {**journal.published, **(journal.publishing or {})}
+
+
+def _run_pass(run: Run, p: Pass) -> None:
+    fingerprint = run.places.fingerprints[p.name]
+    state = run.journal.state(fingerprint)
+    job = _job(run, p)
+    pending = [unit for unit in range(p.units) if unit not in state.done]
+    run.say({"event": "pass", "pass": p.name, "units": p.units, "done": p.units - len(pending)})
+    log.info("pass %s: %d of %d units to do", p.name, len(pending), p.units)
+    failed: dict[int, BaseException] = {}
+    for attempt in range(ATTEMPTS):
+        failed = _run_units(run, p, job, pending)
+        pending = sorted(unit for unit, error in failed.items() if not isinstance(error, BlockError))
+        if not pending:
+            break
+        log.warning("pass %s: attempt %d failed for %d units", p.name, attempt + 1, len(pending))
+    if failed:
+        _set_aside(run, p, failed)
+    run.journal.append("finished", **{"pass": fingerprint, "name": p.name})
+
+
+def _run_units(run: Run, p: Pass, job: Job, units: Sequence[int]) -> dict[int, BaseException]:
+    """Compute units and journal those that are done; returns the errors of the others."""
+    fingerprint = run.places.fingerprints[p.name]
+    failed: dict[int, BaseException] = {}
+    outcomes = run.engine.map(partial(run_unit, job), units)
+    for unit, outcome in outcomes:
+        if isinstance(outcome, UnitResult):
+            facts = {"objects": outcome.objects, "record": outcome.record}
+            spent = {"seconds": round(outcome.seconds, 4), "peak": outcome.peak_bytes, "worker": outcome.worker}
+            run.journal.append("unit", **{"pass": fingerprint, "unit": unit}, **facts, **spent)
+        elif isinstance(outcome, DiskFullError | UsageError) or not isinstance(outcome, Exception):
+            raise outcome  # no other block can fare better
+        else:
+            failed[unit] = outcome
+        state = run.journal.state(fingerprint)
+        run.say({"event": "unit", "pass": p.name, "units": p.units, "done": len(state.done), "failed": len(failed)})
+    return failed
+
+
+def _set_aside(run: Run, p: Pass, failed: Mapping[int, BaseException]) -> None:
+    for unit, error in sorted(failed.items()):
+        text = "".join(traceback.format_exception(error))
+        core = p.draft.grid.core_of(unit)
+        facts = {"unit": unit, "core": str(core), "error": str(error), "traceback": text}
+        run.journal.append("failed", **{"pass": run.places.fingerprints[p.name]}, name=p.name, **facts)
+        run.say({"event": "failed", "pass": p.name, "unit": unit, "core": str(core), "error": str(error)})
+    unit, error = min(failed.items())
+    raise IncompleteError(
+        f"{len(failed)} of {p.units} blocks of pass {p.name} failed and were set aside; block {unit} at "
+        f"{p.draft.grid.core_of(unit)}: {error}",
+        f"See chunkflow status {run.plan.output}; the same command goes on where this one stopped",
+    ) from error
+
+
+def _job(run: Run, p: Pass) -> Job:
+    places, plan = run.places, run.plan
+    published = _published(run.journal)
+    reads = {name: _source(run, name) for name in p.reads}
+    writes: dict[str, Source] = {}
+    for spec in p.draft.writes:
+        array = plan.arrays[spec.name]
+        scale = plan.scale
+        volume = create_array(places.locate(spec.name, published), _final_layout(run, array.layout, array.labels), scale)
+        writes[spec.source] = Source(volume.path)
+    constants = places.constants(p.name)
+    if p.draft.constants:
+        write_record(constants, p.draft.constants)
+    return Job(
+        name=p.name,
+        steps=p.draft.steps,
+        merge=p.draft.merge,
+        grid=p.draft.grid,
+        reads=reads,
+        writes=writes,
+        needs={name: _need(run, p, name) for name in p.draft.needs},
+        records=str(places.records(p.name)),
+        constants=str(constants) if p.draft.constants else "",
+        nan=plan.pipeline.input.nan,
+        device=run.device.kind,
+        epoch=run.epoch,
+    )
+
+
+def _source(run: Run, name: str) -> Source:
+    if name in ("input", "input_mask"):
+        volume = run.plan.input if name == "input" else run.plan.mask
+        if volume is None:
+            raise IntegrityError(f"pass reads {name}, which the plan does not have")
+        return Source(str(Path(volume.path).resolve()), volume.axes, volume.at)
+    return Source(str(run.places.locate(name, _published(run.journal)).resolve()))
+
+
+def _need(run: Run, p: Pass, name: str) -> Needed:
+    needed = run.plan.pass_named(name)
+    same_grid = needed.draft.grid == p.draft.grid
+    folder = str(run.places.records(name).resolve())
+    return Needed(folder, len(needed.draft.grid), needed.draft.merge is not None, same_grid)
+
+
+def _final_layout(run: Run, layout: ArrayLayout, labels: bool) -> ArrayLayout:
+    """The layout with the dtype that holds every label, once their number is known."""
+    if not labels:
+        return layout
+    merged = read_record(merged_path(run.places.records("label-merge")))
+    return replace(layout, dtype=label_dtype(merged).name)
+
+
+def _warn_of_common_value(run: Run, p: Pass) -> None:
+    """Say so when one value fills most of the volume and nobody said that it is no data."""
+    if p.name != "range" or run.plan.pipeline.input.nodata is not None:
+        return
+    limits = read_record(merged_path(run.places.records("range")))
+    share = int(limits["common_count"][0]) / prod(run.plan.input.shape)
+    if share > 0.5 and float(limits["low"][0]) < float(limits["high"][0]):
+        value = np.format_float_positional(limits["common"][0], trim="-")
+        run.say(
+            {
+                "event": "warning",
+                "text": f"{share:.0%} of the input has the value {value}. If that is padding, set "
+                f"input: {{nodata: {value}}}: it takes part in thresholds now",
+            }
+        )
+
+
+def _audit(run: Run) -> None:
+    """Done means all done: every unit of every pass, with its files, before anything is published."""
+    for p in run.plan.passes:
+        state = run.journal.state(run.places.fingerprints[p.name])
+        lost = [unit for unit in range(p.units) if unit not in state.done or not _is_intact(run, p, unit)]
+        if lost:
+            for unit in lost:
+                run.journal.append("lost", **{"pass": run.places.fingerprints[p.name], "unit": unit})
+            raise IntegrityError(
+                f"{len(lost)} of {p.units} units of pass {p.name} are missing or damaged after the run",
+                "Check the disk, and run the same command again",
+            )
+
+
+def _drop_temporaries(run: Run) -> None:
+    """Delete arrays that are not kept, and what earlier settings left; the journal knows before the disk does."""
+    for p in run.plan.passes:
+        fingerprint = run.places.fingerprints[p.name]
+        arrays = [s.name for s in p.draft.writes if not run.plan.arrays[s.name].kept]
+        if set(arrays) - run.journal.state(fingerprint).dropped:
+            run.journal.append("dropped", **{"pass": fingerprint, "arrays": arrays})
+    current = {run.places.pass_key(p.name) for p in run.plan.passes}
+    shutil.rmtree(run.places.run / "arrays", ignore_errors=True)
+    for folder in (run.places.run / "records").iterdir():
+        if folder.name not in current:
+            shutil.rmtree(folder, ignore_errors=True)
+    stale = set(run.journal.passes) - {run.places.fingerprints[p.name] for p in run.plan.passes}
+    for fingerprint in sorted(stale):
+        run.journal.append("reset", **{"pass": fingerprint})
+    with suppress(FileNotFoundError):
+        (run.places.run / "epoch.new").unlink()

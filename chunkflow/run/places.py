@@ -1,0 +1,75 @@
+"""Where everything of a run lies, inside the output folder.
+
+    out/run/plan.json, input.json      what the run was planned with
+    out/run/journal.jsonl, lock, epoch
+    out/run/arrays/PASS-FP/NAME        arrays until they are published (or deleted)
+    out/run/records/PASS-FP/           records of units, values of merges
+    out/image.ome.zarr/0 ...           published arrays: moved there by renaming
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from chunkflow.plan.plan import Plan
+from chunkflow.storage.layout import ArrayLayout, objects_of
+
+LABEL_NAMES = {"labels": "objects", "skeleton": "skeleton", "mask": "mask"}
+
+
+def run_folder(output: Path) -> Path:
+    """The folder of a run's own files."""
+    return output / "run"
+
+
+def target_of(name: str) -> str:
+    """Where a kept array is published, relative to the output: level k of ARRAY is named ARRAY@k."""
+    array, _, level = name.partition("@")
+    level = level or "0"
+    if array in LABEL_NAMES:
+        return f"image.ome.zarr/labels/{LABEL_NAMES[array]}/{level}"
+    return f"{array}.ome.zarr/{level}"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Paths of one plan, whose passes have these fingerprints."""
+
+    plan: Plan
+    fingerprints: Mapping[str, str]
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run's own files."""
+        return run_folder(self.plan.output)
+
+    def records(self, name: str) -> Path:
+        """Folder of a pass's records."""
+        return self.run / "records" / self.pass_key(name)
+
+    def constants(self, name: str) -> Path:
+        """File of the arrays the plan fixed for a pass."""
+        return self.records(name) / "constants.rec"
+
+    def pass_key(self, name: str) -> str:
+        """A pass by name and fingerprint, as folders are called."""
+        return f"{name}-{self.fingerprints[name][:16]}"
+
+    def staged(self, array: str) -> Path:
+        """Where an array lies until it is published."""
+        return self.run / "arrays" / self.pass_key(self.plan.arrays[array].producer) / array
+
+    def locate(self, array: str, published: Mapping[str, str]) -> Path:
+        """Where an array is now: published under this fingerprint, or staged (also if it is nowhere yet)."""
+        staged = self.staged(array)
+        target = target_of(array)
+        if not staged.exists() and published.get(target) == self.fingerprints[self.plan.arrays[array].producer]:
+            return self.plan.output / target
+        return staged
+
+    def objects(self, array: str, unit: int, layout: ArrayLayout) -> list[str]:
+        """Names of the files that one unit writes of an array."""
+        producer = self.plan.pass_named(self.plan.arrays[array].producer)
+        return objects_of(layout, producer.draft.grid.core_of(unit))

@@ -1,0 +1,181 @@
+"""A finished run, opened: arrays, tables and the graph, each loaded when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+
+from chunkflow.errors import InputNotFoundError, IncompleteError
+from chunkflow.run.journal import Journal
+from chunkflow.run.places import run_folder
+from chunkflow.storage.omezarr import open_volume
+from chunkflow.storage.records import merged_path, read_record
+from chunkflow.storage.tables import read_table
+from chunkflow.storage.volume import Volume
+
+
+@dataclass(frozen=True)
+class ResultVolume:
+    """An array of a result: `[z, y, x]` slices, `.array` (zarr), `.to_dask()`, `.to_xarray()`."""
+
+    volume: Volume
+
+    @property
+    def array(self) -> Any:
+        """The zarr array (Z, Y, X)."""
+        return self.volume.array
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels in z, y, x."""
+        return self.volume.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the voxels."""
+        return self.volume.dtype
+
+    @property
+    def voxel_um(self) -> tuple[float, float, float]:
+        """Voxel size in um."""
+        return self.volume.scale.voxel_um
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.volume[key]
+
+    def to_dask(self) -> Any:
+        """A lazy dask array of the same chunks."""
+        from chunkflow.run.dask import as_dask_array
+
+        return as_dask_array(self.volume.array)
+
+    def to_xarray(self) -> Any:
+        """A lazy DataArray with z, y, x in um (needs xarray)."""
+        import xarray
+
+        scale = self.volume.scale
+        axes = zip("zyx", scale.translation_um, scale.voxel_um, self.shape, strict=True)
+        coords = {name: origin + step * np.arange(n) for name, origin, step, n in axes}
+        return xarray.DataArray(self.to_dask(), dims=("z", "y", "x"), coords=coords)
+
+
+class Result:
+    """The result in an output folder. What was not saved or computed is None."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Result({str(self.path)!r})"
+
+    @property
+    def image(self) -> ResultVolume | None:
+        """What the segmentation saw: deconvolved, resampled, or a copy of the input."""
+        return self._volume("image.ome.zarr")
+
+    @property
+    def probability(self) -> ResultVolume | None:
+        """The network's output."""
+        return self._volume("probability.ome.zarr")
+
+    @property
+    def mask(self) -> ResultVolume | None:
+        """Foreground, uint8."""
+        return self._volume("image.ome.zarr/labels/mask")
+
+    @property
+    def labels(self) -> ResultVolume | None:
+        """Object ids."""
+        return self._volume("image.ome.zarr/labels/objects")
+
+    @property
+    def skeleton(self) -> ResultVolume | None:
+        """Object ids on the skeleton's voxels, unpruned."""
+        return self._volume("image.ome.zarr/labels/skeleton")
+
+    @cached_property
+    def objects(self) -> pd.DataFrame:
+        """One row per object."""
+        return read_table(self.path / "tables", "objects")
+
+    @cached_property
+    def branches(self) -> pd.DataFrame:
+        """One row per branch."""
+        return read_table(self.path / "tables", "branches")
+
+    @cached_property
+    def nodes(self) -> pd.DataFrame:
+        """One row per node."""
+        return read_table(self.path / "tables", "nodes")
+
+    @cached_property
+    def graph(self) -> nx.MultiGraph:
+        """Everything as a multigraph: nodes by node_id, edges by branch_id with `points` (N, 3) in um."""
+        return self._graph(self.nodes, self.branches)
+
+    def graph_of(
+        self, *, objects: Collection[int] | None = None, box_um: Any = None
+    ) -> nx.MultiGraph:
+        """The part of the graph that belongs to some objects, or whose nodes lie in a box.
+
+        Parameters
+        ----------
+        objects : object ids.
+        box_um : ((z, y, x), (z, y, x)), lowest and highest corner in um; branches need both ends inside.
+        """
+        nodes, branches = self.nodes, self.branches
+        if objects is not None:
+            nodes = nodes[nodes.object_id.isin(list(objects))]
+        if box_um is not None:
+            position = nodes[["z_um", "y_um", "x_um"]].to_numpy()
+            low, high = np.asarray(box_um, float)
+            nodes = nodes[((position >= low) & (position <= high)).all(axis=1)]
+        inside = branches.node_a.isin(nodes.node_id) & branches.node_b.isin(nodes.node_id)
+        return self._graph(nodes, branches[inside])
+
+    def pass_values(self, name: str) -> dict[str, Any]:
+        """What a merge of the run left: a histogram and its threshold, the graph's curves."""
+        found = sorted((run_folder(self.path) / "records").glob(f"{name}-" + "[0-9a-f]" * 16))
+        if not found:
+            raise InputNotFoundError(f"the run in {self.path} left no {name}", "Check chunkflow status")
+        return read_record(merged_path(found[-1]))
+
+    def _graph(self, nodes: pd.DataFrame, branches: pd.DataFrame) -> nx.MultiGraph:
+        curves = self.pass_values("graph")
+        points, offsets = curves["curves.points_um"], curves["curves.offsets"]
+        graph = nx.MultiGraph()
+        graph.add_nodes_from((row["node_id"], row) for row in nodes.to_dict("records"))
+        for row in branches.to_dict("records"):
+            branch = int(row["branch_id"])
+            curve = points[offsets[branch] : offsets[branch + 1]]
+            graph.add_edge(row["node_a"], row["node_b"], key=branch, points=curve, **row)
+        return graph
+
+    def _volume(self, name: str) -> ResultVolume | None:
+        path = self.path / name
+        return ResultVolume(open_volume(path)) if (path / "0").is_dir() else None
+
+
+def open_result(path: str | Path) -> Result:
+    """Open the result of a complete run.
+
+    Raises
+    ------
+    InputNotFoundError : the folder holds no run.
+    IncompleteError : the run has not ended well yet.
+    """
+    folder = Path(path)
+    journal_path = run_folder(folder) / "journal.jsonl"
+    if not journal_path.is_file():
+        raise InputNotFoundError(f"{path} holds no run", "Give the output folder of chunkflow run")
+    journal = Journal.read(journal_path)
+    if not journal.published or journal.publishing is not None:
+        raise IncompleteError(f"the run in {path} is not complete", "Run the same command again")
+    return Result(folder)

@@ -1,0 +1,275 @@
+"""One unit of work: read, compute, write. In a run only this module reads and writes voxels.
+
+A unit is a pure function of its job and its index, writes whole files that nobody else writes, and never writes what
+it reads; so it may run any number of times, anywhere, and leave the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkflow.backend import to_device, to_host
+from chunkflow.errors import IntegrityError, NotANumberError
+from chunkflow.geometry.box import Box, Triple, triple
+from chunkflow.geometry.grid import Grid
+from chunkflow.geometry.scale import Scale
+from chunkflow.plan import memory
+from chunkflow.stages.base import BlockStep, MergeStep, Output, Record, Region, View, boxes_of_chain
+from chunkflow.storage.files import object_sizes
+from chunkflow.storage.layout import objects_of
+from chunkflow.storage.records import RecordFolder, merged_path, read_record, record_path, write_record
+from chunkflow.storage.volume import Volume, open_array
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An array to read: a location, not a handle, so that it travels in a hundred bytes."""
+
+    path: str
+    axes: str = "zyx"
+    at: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """Records of an earlier pass: their folder, the number of units, and whether it was a merge on the same grid."""
+
+    folder: str
+    units: int
+    merged: bool
+    same_grid: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """All that a unit of one pass needs to know. Paths and numbers only.
+
+    reads : where each array to read lies
+    writes : where each product is stored
+    records : folder of this pass's records
+    constants : file of the arrays the plan fixed, or ""
+    epoch : (file, number): the run that may write; a later run changes the file
+    """
+
+    name: str
+    steps: tuple[BlockStep, ...]
+    merge: MergeStep | None
+    grid: Grid
+    reads: Mapping[str, Source]
+    writes: Mapping[str, Source]
+    needs: Mapping[str, Needed]
+    records: str
+    constants: str
+    nan: str
+    device: str
+    epoch: tuple[str, int] = ("", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitResult:
+    """What a unit reports, under a kilobyte.
+
+    objects : size of each file of its arrays, in the order of `Job.writes` and of `objects_of`; 0 where there is none
+    record : size of its record
+    peak_bytes : largest resident size of the process so far
+    """
+
+    unit: int
+    objects: tuple[int, ...]
+    record: int
+    seconds: float
+    peak_bytes: int
+    worker: int = field(default_factory=os.getpid)
+
+
+class StaleRunError(IntegrityError):
+    """Another run has taken the output over since this unit was sent out."""
+
+
+def run_unit(job: Job, unit: int) -> UnitResult:
+    """Compute one unit and store what it yields."""
+    began = perf_counter()
+    objects, record = _run_merge(job) if job.merge is not None else _run_block(job, unit)
+    return UnitResult(unit, objects, record, perf_counter() - began, peak_rss())
+
+
+def peak_rss() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _run_merge(job: Job) -> tuple[tuple[int, ...], int]:
+    assert job.merge is not None
+    merged = job.merge.run(_records(job), _values(job, None))
+    _check_epoch(job)
+    folder = Path(job.records)
+    for block, part in merged.parts:
+        write_record(record_path(folder, block), part)
+    return (), write_record(merged_path(folder), merged.values)
+
+
+def _run_block(job: Job, unit: int) -> tuple[tuple[int, ...], int]:
+    core = job.grid.core_of(unit)
+    arrays, record = _compute(job, unit, core)
+    _check_epoch(job)
+    sizes: list[int] = []
+    for product, target in job.writes.items():
+        sizes += _store(target, core, to_host(arrays.pop(product)))
+    return tuple(sizes), write_record(record_path(Path(job.records), unit), record)
+
+
+def _store(target: Source, core: Box, data: NDArray[Any]) -> list[int]:
+    """Write one core and return the sizes of its files. A core of zeros leaves no file."""
+    volume = _open(target)
+    names = objects_of(volume.layout, core)
+    if data.any():
+        volume.write(core, np.ascontiguousarray(data.astype(volume.dtype, copy=False)))
+        return [size or 0 for size in object_sizes(target.path, names)]
+    for name in names:  # of an attempt that was killed, or of damaged files
+        Path(target.path, name).unlink(missing_ok=True)
+    return [0] * len(names)
+
+
+def _check_epoch(job: Job) -> None:
+    file, number = job.epoch
+    if file and int(Path(file).read_text(encoding="ascii")) != number:
+        raise StaleRunError("another run has taken this output over")
+
+
+def _records(job: Job) -> dict[str, Sequence[Record]]:
+    return {name: RecordFolder(Path(need.folder), need.units) for name, need in job.needs.items()}
+
+
+def _values(job: Job, unit: int | None) -> dict[str, Record]:
+    found: dict[str, Record] = {"": _read_cached(job.constants)} if job.constants else {}
+    for name, need in job.needs.items():
+        if not need.merged:
+            continue
+        values = _read_cached(str(merged_path(Path(need.folder))))
+        part = record_path(Path(need.folder), unit) if unit is not None and need.same_grid else None
+        found[name] = {**values, **read_record(part)} if part is not None and part.is_file() else values
+    return found
+
+
+@lru_cache(maxsize=16)
+def _read_cached(path: str) -> Record:
+    return read_record(Path(path))
+
+
+@lru_cache(maxsize=64)
+def _open(source: Source) -> Volume:
+    # The scale is of no interest to a unit: steps get it as their parameters.
+    return open_array(source.path, Scale((1.0, 1.0, 1.0)), axes=source.axes, at=source.at)
+
+
+def _compute(job: Job, unit: int, core: Box) -> tuple[dict[str, Any], Record]:
+    """Arrays over the core and the record of one block."""
+    growing = bool(job.steps) and hasattr(job.steps[-1], "grown")
+    if not growing:
+        return _run_chain(job, unit, core, job.steps, core)[:2]
+    head, record = _run_chain(job, unit, core, job.steps[:-1], core)[:2] if len(job.steps) > 1 else ({}, {})
+    tail, more = _run_growing(job, unit, core)
+    return {**head, **tail}, {**record, **more}
+
+
+def _run_growing(job: Job, unit: int, core: Box) -> tuple[dict[str, Any], Record]:
+    """The last step of a job, looking further where it must, in parts so small that memory stays as planned.
+
+    The step's certificate makes a part's result the whole volume's, so how the core is split changes nothing.
+    """
+    budget = memory.growth_voxels(job.steps[-1], core, job.grid.shape)
+    arrays: dict[str, Any] = {}
+    records: list[Record] = []
+    waiting: list[tuple[Box, Any]] = [(core, job.steps[-1])]
+    while waiting:
+        out, step = waiting.pop()
+        if step is not job.steps[-1] and memory.grown_crop(step, out, job.grid.shape) > budget:
+            halves = _halves(out)
+            if len(halves) > 1:
+                waiting += [(half, step) for half in halves]
+                continue
+        found, record, wants_more = _run_chain(job, unit, core, (step,), out)
+        larger = step.grown() if wants_more else None
+        if larger is not None:
+            waiting.append((out, larger))
+            continue
+        for name, data in found.items():
+            if name not in arrays:
+                arrays[name] = np.zeros(core.shape, data.dtype)
+            arrays[name][out.relative_to(core.start).slices] = data
+        records.append(record)
+    names = records[0].keys()
+    return arrays, {name: np.concatenate([record[name] for record in records]) for name in names}
+
+
+def _halves(box: Box) -> list[Box]:
+    """The box cut across its longest axis, or itself when it is as small as boxes are split."""
+    axis = int(np.argmax(box.shape))
+    if box.shape[axis] < 2 * memory.SMALLEST_SPLIT:
+        return [box]
+    middle = box.start[axis] + box.shape[axis] // 2
+    stop = triple(tuple(middle if a == axis else v for a, v in enumerate(box.stop)))
+    start = triple(tuple(middle if a == axis else v for a, v in enumerate(box.start)))
+    return [Box(start, box.stop), Box(box.start, stop)]
+
+
+def _run_chain(
+    job: Job, unit: int, core: Box, steps: Sequence[BlockStep], out: Box
+) -> tuple[dict[str, Any], Record, bool]:
+    """Run consecutive steps; returns the products stored, the joined record, and whether the last wants more."""
+    products = [name for step in steps for name in step.produces if name in job.writes]
+    outs, wanted = boxes_of_chain(steps, out, Box.of_shape(job.grid.shape), products)
+    on_device = job.device == "gpu" and any(step.on_device for step in steps)
+    regions = {name: _read(job, name, box, on_device) for name, box in wanted.items()}
+    values, records = _values(job, unit), _records(job)
+    record: dict[str, Any] = {}
+    output = Output()
+    for step, step_out in zip(steps, outs, strict=True):
+        view = View(
+            block=unit,
+            core=core,
+            grid=job.grid,
+            regions=regions,
+            values=values,
+            records=records,
+            device=job.device if on_device else "cpu",
+        )
+        output = step.run(view, step_out)
+        regions |= {name: Region(step_out, data) for name, data in output.arrays.items()}
+        record |= output.record
+    return {name: regions[name].cut(out) for name in products}, record, output.wants_more
+
+
+def _read(job: Job, name: str, box: Box, on_device: bool) -> Region:
+    volume = _open(job.reads[name])
+    inside = box.clip(volume.box)
+    data = volume.read(inside)
+    if name == "input" and data.dtype.kind == "f":
+        data = _finite(data, inside, job.nan)
+    return Region(inside, to_device(data, "gpu") if on_device else data)
+
+
+def _finite(data: NDArray[Any], box: Box, nan: str) -> NDArray[Any]:
+    is_finite = np.isfinite(data)
+    if is_finite.all():
+        return data
+    if nan == "zero":
+        return np.where(is_finite, data, data.dtype.type(0))
+    first: Triple = triple([int(v) for v in np.argwhere(~is_finite)[0]])
+    at = triple(tuple(a + b for a, b in zip(box.start, first, strict=True)))
+    raise NotANumberError(
+        f"the input holds NaN or infinity at z, y, x = {at} ({int((~is_finite).sum())} such voxels in {box})",
+        "Repair the input, or read such voxels as 0 with input: {nan: zero}",
+    )

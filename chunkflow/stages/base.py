@@ -1,0 +1,286 @@
+"""The words stages are written in: regions, views, steps, drafts and the flow between stages.
+
+A stage turns the flow that reaches it into drafts of passes and the flow that leaves it:
+
+    Flow --Deconvolve--> Flow --Threshold--> Flow --Label--> ...
+              |                    |                |
+           Draft(tiles)   Draft, merge draft   Draft, Draft(seams), merge, Draft
+
+A draft is a visit of every block of one grid by a chain of block steps, or one merge over the records that such
+visits left. Steps say which voxels they need for a given output (`reads`), so the boxes of a whole chain follow
+from its last output, back to front: each step computes exactly what the next one asks for.
+
+    core <- step 3 <- step 2 <- step 1 <- arrays read
+
+To add a stage: write its steps as pure functions of a `View`, a dataclass with `drafts(flow)`, and register it in
+`chunkflow.stages.registry`; `chunkflow.testing` checks that its blocks equal the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkflow.errors import IntegrityError
+from chunkflow.geometry.box import Box, Triple
+from chunkflow.geometry.grid import Grid
+from chunkflow.geometry.scale import Scale
+from chunkflow.kernels import resample
+
+Record = Mapping[str, NDArray[Any]]
+"""Small arrays that one unit leaves for a merge, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """An array and the box of global voxels it covers. `data` is numpy or cupy, shape `box.shape`."""
+
+    box: Box
+    data: Any
+
+    def cut(self, box: Box) -> Any:
+        """The part of the array in `box` (a view).
+
+        Raises
+        ------
+        IntegrityError : `box` is not inside; a step asked for less than it looks at.
+        """
+        if not self.box.contains(box):
+            raise IntegrityError(f"voxels {box} were asked of a region that covers {self.box}")
+        return self.data[box.relative_to(self.box.start).slices]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """All that a block step may look at.
+
+    block : index of the block on its grid
+    core : the voxels this block alone writes
+    grid : the grid of the pass
+    regions : arrays at hand, by name: read from storage or produced by earlier steps of the pass
+    values : what the passes named in `Draft.needs` left: merged values and this block's part of them
+    records : records of the same block (and, for seams, of others) left by the passes in `Draft.needs`
+    device : "cpu" or "gpu"
+    """
+
+    block: int
+    core: Box
+    grid: Grid
+    regions: Mapping[str, Region]
+    values: Mapping[str, Record]
+    records: Mapping[str, Sequence[Record]]
+    device: str = "cpu"
+
+    @property
+    def shape(self) -> Triple:
+        """Shape of the whole volume on the grid of this pass."""
+        return self.grid.shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What a block step returns: arrays over the box asked for, a record, and whether a larger halo is wanted."""
+
+    arrays: Mapping[str, Any] = field(default_factory=dict)
+    record: Record = field(default_factory=dict)
+    wants_more: bool = False
+
+
+class BlockStep(Protocol):
+    """A pure function of one block. Frozen dataclass; its fields are its parameters."""
+
+    version: ClassVar[int]
+    produces: ClassVar[tuple[str, ...]]
+    on_device: ClassVar[bool]  # runs on cupy arrays as on numpy arrays; others move what they need to the host
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        """Voxels needed per array to compute `out`, before clipping to the arrays."""
+
+    def run(self, view: View, out: Box) -> Output:
+        """Compute the arrays in `produces` over `out`."""
+
+    def working_bytes(self, out: Triple) -> int:
+        """Peak bytes a call for an output of that shape needs, its inputs and outputs aside."""
+
+
+class GrowingStep(BlockStep, Protocol):
+    """A block step that may ask to look further: it is run again as `grown()` until that is None."""
+
+    def grown(self) -> Self | None:
+        """The same step with a larger halo, or None if it may not grow."""
+
+
+class MergeStep(Protocol):
+    """A pure function of all records, in block order. Runs once, as a unit of its own."""
+
+    version: ClassVar[int]
+
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
+        """Merge the records of the passes in `Draft.needs`."""
+
+    def working_bytes(self, blocks: int) -> int:
+        """Peak bytes of the merge over that many blocks, as far as can be said before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Result of a merge: values for everybody, and parts of which each block is given its own."""
+
+    values: Record
+    parts: Iterable[tuple[int, Record]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArraySpec:
+    """An array that a pass writes, on that pass's grid.
+
+    name : its name in the flow; unique in a plan
+    dtype : numpy name, or "labels": the smallest of uint16, uint32 and uint64 that holds the number of objects
+    product : the name of the step's product that is written here (default: the same)
+    """
+
+    name: str
+    dtype: str
+    product: str = ""
+
+    @property
+    def source(self) -> str:
+        return self.product or self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A pass before it is settled: block steps on a grid, or a merge.
+
+    needs : passes whose records or merged values the steps look at
+    constants : small arrays fixed by the plan (a PSF), given to steps as `values[""]`
+    tiled : the grid is a lattice of the pipeline, not of the blocks
+    """
+
+    name: str
+    grid: Grid
+    steps: tuple[BlockStep, ...] = ()
+    merge: MergeStep | None = None
+    writes: tuple[ArraySpec, ...] = ()
+    needs: tuple[str, ...] = ()
+    constants: Record = field(default_factory=dict)
+    tiled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """What one stage hands to the next.
+
+    kind : "image", "mask" or "labels", as the input says
+    shape, scale : the grid the data is on now; input_shape, input_scale, input_dtype : those of the input
+    block : nominal core of the blocks
+    nodata, has_mask : how voxels of the input are excluded
+    resampling : how the present grid follows from the input's, None while it is the input's
+    image, image_dtype, image_range : the array that `image` is saved from, None for masks and labels; the merge that
+        holds its exact range
+    signal, signal_dtype, signal_range : the array a threshold looks at, and the merge that holds its exact range
+    valid : name of the array that marks usable voxels (see `stages.scan`), None if all are
+    mask_steps, mask_needs : steps that make "mask" from stored arrays, once a stage has decided what foreground is
+    labels, filled : names of the final labels, and of those with cavities filled
+    input_range : the merge that holds the exact range of the input
+    euler : the pass that records Euler characteristics; graph : the merge that holds the graph
+    save : names of the arrays the user keeps; wants : keys of all stages of the pipeline
+    """
+
+    kind: str
+    shape: Triple
+    scale: Scale
+    input_shape: Triple
+    input_scale: Scale
+    input_dtype: str
+    block: Triple
+    save: frozenset[str]
+    wants: frozenset[str]
+    nodata: float | None = None
+    has_mask: bool = False
+    resampling: Resampling | None = None
+    image: str | None = None
+    image_dtype: str = ""
+    image_range: str = ""
+    signal: str | None = None
+    signal_dtype: str = ""
+    signal_range: str = ""
+    input_range: str = ""
+    valid: str | None = None
+    mask_steps: tuple[BlockStep, ...] = ()
+    mask_needs: tuple[str, ...] = ()
+    labels: str | None = None
+    filled: str | None = None
+    euler: str = ""
+    graph: str = ""
+
+    @property
+    def grid(self) -> Grid:
+        """The blocks over the present shape."""
+        return Grid(self.shape, self.block)
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """From the grid of the input to another of the same field of view (see `kernels.resample`)."""
+
+    shape_in: Triple
+    voxel_in: tuple[float, float, float]
+    voxel_out: tuple[float, float, float]
+
+    def source(self, box: Box) -> Box:
+        """The input voxels that output voxels in `box` are made of."""
+        start, stop = resample.source_box(box.start, box.stop, self.shape_in, self.voxel_in, self.voxel_out)
+        return Box(start, stop)
+
+
+class Stage(Protocol):
+    """What the user names. Frozen keyword-only dataclass of parameters, checked in `__post_init__`."""
+
+    key: ClassVar[str]
+
+    def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
+        """Passes of this stage on the flow that reaches it, and the flow that leaves it."""
+
+
+def boxes_of_chain(
+    steps: Sequence[BlockStep], core: Box, volume: Box, writes: Iterable[str]
+) -> tuple[list[Box], dict[str, Box]]:
+    """Output box of each step and the boxes to read from storage, so that the chain yields `core`.
+
+    Goes back to front: what a step produces must cover what later steps ask of it, inside the volume; a step nobody
+    asks gets `core`. The boxes to read are not clipped: their arrays may lie on another grid.
+    """
+    wanted: dict[str, Box] = dict.fromkeys(writes, core)
+    outs: list[Box] = []
+    for step in reversed(steps):
+        asked = [wanted.pop(name).clip(volume) for name in step.produces if name in wanted]
+        out = hull([core, *asked])
+        outs.append(out)
+        for name, box in step.reads(out).items():
+            wanted[name] = hull([wanted[name], box]) if name in wanted else box
+    return outs[::-1], wanted
+
+
+def hull(boxes: Sequence[Box]) -> Box:
+    """The smallest box that contains all of them."""
+    return Box(
+        (min(b.start[0] for b in boxes), min(b.start[1] for b in boxes), min(b.start[2] for b in boxes)),
+        (max(b.stop[0] for b in boxes), max(b.stop[1] for b in boxes), max(b.stop[2] for b in boxes)),
+    )
+
+
+def host(array: Any) -> NDArray[Any]:
+    """`array` in host memory, contiguous: for kernels written for the CPU."""
+    from chunkflow.backend import to_host
+
+    return np.ascontiguousarray(to_host(array))
+
+
+def iterate(records: Sequence[Record]) -> Iterator[Record]:
+    """Records one at a time, so that a merge holds one of them."""
+    return (records[index] for index in range(len(records)))

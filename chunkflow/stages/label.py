@@ -1,0 +1,391 @@
+"""Objects of the whole volume from blocks that each see only their own core.
+
+    label          components of a core, provisional ids from 1; for topology also its 6-connected regions of anything
+    seams          per block: which of its components and regions touch those of its 13 forward neighbours
+    label-merge    union-find -> final ids in raster order of the first voxel, filtered, ranked again
+    regions-merge  region graph -> components, cavities and what fills them, per object
+    relabel        provisional -> final labels, and the same with cavities filled
+
+A seam is decided from the boundary planes that the label pass recorded: no voxel is read twice.
+Stops working where the tables of all components (about 100 bytes each) do not fit one worker's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, prod
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkflow.errors import ConfigError, InputError
+from chunkflow.geometry.box import Box, Triple
+from chunkflow.kernels import components, contact, topology, union
+from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Merged, Output, Record, View, host, iterate
+
+Pairs = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NonZero:
+    """Foreground of an input that is a mask."""
+
+    has_mask: bool
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ("mask",)
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {"input": out, "input_mask": out} if self.has_mask else {"input": out}
+
+    def run(self, view: View, out: Box) -> Output:
+        mask = view.regions["input"].cut(out) != 0
+        if self.has_mask:
+            mask &= view.regions["input_mask"].cut(out) != 0
+        return Output(arrays={"mask": mask.astype(np.uint8)})
+
+    def working_bytes(self, out: Triple) -> int:
+        return 2 * prod(out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledInput:
+    """Labels of an input that is labels, without those the user's mask excludes."""
+
+    has_mask: bool
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ("labelled",)
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {"input": out, "input_mask": out} if self.has_mask else {"input": out}
+
+    def run(self, view: View, out: Box) -> Output:
+        labels = view.regions["input"].cut(out)
+        if labels.size and labels.min() < 0:
+            raise InputError(f"a label of the input is negative: {labels.min()} in {out}", "Labels are 0 or more")
+        labels = labels.astype(f"u{labels.dtype.itemsize}", copy=False)
+        if self.has_mask:
+            labels = np.where(view.regions["input_mask"].cut(out) != 0, labels, 0)
+        return Output(arrays={"labelled": labels})
+
+    def working_bytes(self, out: Triple) -> int:
+        return 9 * prod(out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Components:
+    """Provisional components of a core; with `topology`, its regions and their contacts too."""
+
+    array: str
+    connectivity: int
+    topology: bool
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ("provisional", "pieces")
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {self.array: out}
+
+    def run(self, view: View, out: Box) -> Output:
+        values = host(view.regions[self.array].cut(out))
+        values = values.astype(bool) if self.array == "mask" else values
+        labels, table = components.label_block(values, self.connectivity)
+        record: dict[str, Any] = {
+            "first": components.volume_index(table.first, out.shape, out.start, view.shape),
+            "size": table.size,
+            "value": table.value,
+        }
+        if len(table):
+            record |= _prefixed("component_", contact.shell(labels))
+        if not self.topology:
+            return Output(arrays={"provisional": labels}, record=record)
+        regions = topology.block_regions(labels, view.grid.sides(view.block))
+        record |= {
+            "region_value": regions.table.value,
+            "region_size": regions.table.size,
+            "region_border": regions.touches_border,
+            "region_adjacency": regions.adjacency,
+            "region_links26": regions.links26,
+        } | _prefixed("region_", contact.shell(regions.pieces))
+        return Output(arrays={"provisional": labels, "pieces": regions.pieces}, record=record)
+
+    def working_bytes(self, out: Triple) -> int:
+        return (44 if self.topology else 16) * prod(out)
+
+
+def _prefixed(prefix: str, planes: Mapping[str, Any]) -> dict[str, Any]:
+    return {prefix + "plane_" + name: plane for name, plane in planes.items()}
+
+
+def _shell(record: Record, prefix: str) -> dict[str, NDArray[Any]]:
+    start = prefix + "plane_"
+    return {name[len(start) :]: plane for name, plane in record.items() if name.startswith(start)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seams:
+    """Contacts of one block's components and regions with those of its forward neighbours.
+
+    Records rows (component, neighbour, component): ids within the blocks, and the index of the neighbour.
+    """
+
+    connectivity: int
+    topology: bool
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ()
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {}
+
+    def run(self, view: View, out: Box) -> Output:
+        here = view.records["label"][view.block]
+        found: dict[str, list[Pairs]] = {"components": [], "faces": [], "links26": []}
+        for direction in contact.FORWARD:
+            neighbour = view.grid.neighbour(view.block, direction)
+            if neighbour is None:
+                continue
+            there = view.records["label"][neighbour]
+            if len(here["first"]) and len(there["first"]):
+                pairs = contact.touching(
+                    _shell(here, "component_"), _shell(there, "component_"), direction, self.connectivity
+                )
+                same = contact.same_value(pairs, here["value"], there["value"])
+                found["components"].append(_rows(pairs[same], neighbour))
+            if self.topology:
+                self._regions(here, there, direction, neighbour, found)
+        empty = np.zeros((0, 3), np.int64)
+        return Output(record={name: np.concatenate([empty, *rows]) for name, rows in found.items()})
+
+    @staticmethod
+    def _regions(
+        here: Record, there: Record, direction: Triple, neighbour: int, found: dict[str, list[Pairs]]
+    ) -> None:
+        a, b = _shell(here, "region_"), _shell(there, "region_")
+        if sum(map(abs, direction)) == 1:
+            found["faces"].append(_rows(contact.touching(a, b, direction, 6), neighbour))
+        if len(here["first"]) and len(there["first"]):
+            pairs = contact.touching(a, b, direction, 26)
+            both = (here["region_value"][pairs[:, 0] - 1] != 0) & (there["region_value"][pairs[:, 1] - 1] != 0)
+            found["links26"].append(_rows(pairs[both], neighbour))
+
+    def working_bytes(self, out: Triple) -> int:
+        z, y, x = out
+        return 200 * (z * y + y * x + z * x)
+
+
+def _rows(pairs: Pairs, neighbour: int) -> Pairs:
+    return np.stack((pairs[:, 0], np.full(len(pairs), neighbour, np.int64), pairs[:, 1]), axis=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeLabels:
+    """Final ids. `keep_ids`: the input's own labels stay, and filters leave gaps."""
+
+    min_voxels: int
+    keep_ids: bool
+
+    version: ClassVar[int] = 1
+
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
+        tables = [{name: record[name] for name in ("first", "size", "value")} for record in iterate(records["label"])]
+        offsets = union.element_offsets(np.array([len(table["first"]) for table in tables], np.int64))
+        size = _joined(tables, "size", np.int64)
+        if self.keep_ids:
+            final = _kept(_joined(tables, "value", np.uint64), size, self.min_voxels)
+        else:
+            pairs = _global_pairs(records["seams"], "components", offsets)
+            final = union.final_ids(_joined(tables, "first", np.int64), size, pairs, min_size=self.min_voxels)
+        present = np.unique(final[final > 0])
+        largest = int(present[-1]) if len(present) else 0
+        parts = ((b, {"ids": _table(final[offsets[b] : offsets[b + 1]])}) for b in range(len(tables)))
+        return Merged({"count": np.array([len(present)]), "largest": np.array([largest], np.uint64)}, parts)
+
+    def working_bytes(self, blocks: int) -> int:
+        return 4096 * blocks
+
+
+def _joined(tables: Sequence[Record], name: str, dtype: type) -> NDArray[Any]:
+    return np.concatenate([np.zeros(0, dtype), *(table[name] for table in tables)])
+
+
+def _table(final: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Final id by provisional id, 0 for 0."""
+    return np.concatenate([np.zeros(1, np.uint64), final])
+
+
+def _kept(value: NDArray[np.uint64], size: NDArray[np.int64], min_voxels: int) -> NDArray[np.uint64]:
+    present, inverse = np.unique(value, return_inverse=True)
+    total = np.zeros(len(present), np.int64)
+    np.add.at(total, inverse, size)
+    return np.where(total >= min_voxels, present, np.uint64(0))[inverse].astype(np.uint64)
+
+
+def _global_pairs(seams: Sequence[Record], name: str, offsets: NDArray[np.int64]) -> Pairs:
+    """Seam rows of all blocks as pairs of elements."""
+    pairs = [np.zeros((0, 2), np.int64)]
+    for block, record in enumerate(iterate(seams)):
+        rows = record[name]
+        pairs.append(np.stack((offsets[block] + rows[:, 0] - 1, offsets[rows[:, 1]] + rows[:, 2] - 1), axis=1))
+    return np.concatenate(pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeRegions:
+    """Components and cavities per object, and which label fills which region."""
+
+    version: ClassVar[int] = 1
+
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
+        value, border, contacts, links, offsets = self._regions(records)
+        same = value[contacts[:, 0]] == value[contacts[:, 1]]
+        # Components that the filters took are background now: their regions join the background's.
+        region, number = union.components_of(len(value), contacts[same])
+        merged_value = np.zeros(number, np.uint64)
+        merged_value[region] = value
+        merged_border = np.zeros(number, bool)
+        np.logical_or.at(merged_border, region, border)
+        links = links[(value[links[:, 0]] == value[links[:, 1]]) & (value[links[:, 0]] != 0)]
+        found = topology.object_topology(
+            merged_value, merged_border, _unique(region[contacts[~same]]), _unique(region[links])
+        )
+        fill = found.fill[region]
+        columns = {name: getattr(found, name) for name in ("label", "b0", "b0_filled", "b2", "b2_open")}
+        parts = ((b, {"fill": _table(fill[offsets[b] : offsets[b + 1]])}) for b in range(len(offsets) - 1))
+        return Merged(columns, parts)
+
+    @staticmethod
+    def _regions(records: Mapping[str, Sequence[Record]]) -> tuple[Any, Any, Pairs, Pairs, Any]:
+        """Value, border flag, face contacts and 26-links of the regions of all blocks, and each block's first."""
+        value, border, contacts, links = [], [], [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]
+        counts = []
+        start = 0
+        for block, record in enumerate(iterate(records["label"])):
+            ids = records["label-merge"][block]["ids"]
+            value.append(ids[record["region_value"].astype(np.int64)])
+            border.append(record["region_border"])
+            contacts.append(record["region_adjacency"].astype(np.int64) - 1 + start)
+            links.append(record["region_links26"].astype(np.int64) - 1 + start)
+            counts.append(len(record["region_value"]))
+            start += counts[-1]
+        offsets = union.element_offsets(np.array(counts, np.int64))
+        contacts.append(_global_pairs(records["seams"], "faces", offsets))
+        links.append(_global_pairs(records["seams"], "links26", offsets))
+        return np.concatenate(value), np.concatenate(border), np.concatenate(contacts), np.concatenate(links), offsets
+
+    def working_bytes(self, blocks: int) -> int:
+        return 4096 * blocks
+
+
+def _unique(pairs: Pairs) -> Pairs:
+    return np.unique(np.sort(pairs, axis=1), axis=0) if len(pairs) else pairs.reshape(0, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relabel:
+    """Final labels of a core, and the same with cavities filled where `filled`."""
+
+    filled: bool
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ("labels", "filled")
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {"provisional": out, "pieces": out} if self.filled else {"provisional": out}
+
+    def run(self, view: View, out: Box) -> Output:
+        ids = view.values["label-merge"]["ids"].astype(label_dtype(view.values["label-merge"]))
+        labels = ids[view.regions["provisional"].cut(out)]
+        if not self.filled:
+            return Output(arrays={"labels": labels})
+        fill = view.values["regions-merge"]["fill"].astype(labels.dtype)
+        if not fill.any():
+            return Output(arrays={"labels": labels, "filled": labels})
+        return Output(arrays={"labels": labels, "filled": np.maximum(labels, fill[view.regions["pieces"].cut(out)])})
+
+    def working_bytes(self, out: Triple) -> int:
+        return 16 * prod(out)
+
+
+def label_dtype(merged: Record) -> np.dtype[Any]:
+    """The smallest of uint16, uint32 and uint64 that holds every id."""
+    largest = int(merged["largest"][0])
+    return np.dtype(next(d for d in ("uint16", "uint32", "uint64") if largest <= np.iinfo(d).max))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """Connected components of the foreground.
+
+    connectivity : 6, 18 or 26
+    min_voxels : objects of fewer voxels are dropped, after merging, and the others numbered without them
+    min_volume_um3 : the same in um^3; give one of the two
+    """
+
+    connectivity: Literal[6, 18, 26] = 26
+    min_voxels: int = 0
+    min_volume_um3: float | None = None
+
+    key: ClassVar[str] = "label"
+
+    def __post_init__(self) -> None:
+        if self.connectivity not in (6, 18, 26):
+            raise ConfigError(f"label: connectivity {self.connectivity} does not exist", "Use 6, 18 or 26")
+        if self.min_voxels < 0 or (self.min_volume_um3 or 0) < 0:
+            raise ConfigError("label: a minimum size is negative", "Use 0 for none")
+        if self.min_voxels and self.min_volume_um3 is not None:
+            raise ConfigError("label: min_voxels and min_volume_um3 are both given", "Keep one")
+
+    def smallest(self, voxel_um: tuple[float, float, float]) -> int:
+        """The minimum size in voxels; volumes are compared as volume_vox * voxel volume >= minimum."""
+        if self.min_volume_um3 is None:
+            return self.min_voxels
+        # Without the margin, 0.3 / 0.1 would ask for 4 voxels where 3 are exactly enough.
+        return ceil(self.min_volume_um3 / prod(voxel_um) * (1 - 1e-12))
+
+    def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
+        grid = flow.grid
+        before, needs, array = self._foreground(flow)
+        topology = bool(flow.wants & {"skeleton", "measure"})
+        find = Components(array=array, connectivity=self.connectivity, topology=topology)
+        writes = [ArraySpec(name="provisional", dtype="uint32")]
+        writes += [ArraySpec(name="pieces", dtype="uint32")] if topology else []
+        writes += [ArraySpec(name="mask", dtype="uint8")] if "mask" in flow.save and array == "mask" else []
+        seams = Seams(connectivity=self.connectivity, topology=topology)
+        ids = MergeLabels(min_voxels=self.smallest(flow.scale.voxel_um), keep_ids=flow.kind == "labels")
+        drafts = [
+            Draft(name="label", grid=grid, steps=(*before, find), writes=tuple(writes), needs=needs),
+            Draft(name="seams", grid=grid, steps=(seams,), needs=("label",)),
+            Draft(name="label-merge", grid=grid, merge=ids, needs=("label", "seams")),
+        ]
+        merges: tuple[str, ...] = ("label-merge",)
+        finals = [ArraySpec(name="labels", dtype="labels")]
+        if topology:
+            regions = ("label", "seams", "label-merge")
+            drafts.append(Draft(name="regions-merge", grid=grid, merge=MergeRegions(), needs=regions))
+            merges += ("regions-merge",)
+            finals.append(ArraySpec(name="filled", dtype="labels"))
+        relabel = Relabel(filled=topology)
+        drafts.append(Draft(name="relabel", grid=grid, steps=(relabel,), writes=tuple(finals), needs=merges))
+        return tuple(drafts), replace(flow, labels="labels", filled="filled" if topology else None)
+
+    def _foreground(self, flow: Flow) -> tuple[tuple[BlockStep, ...], tuple[str, ...], str]:
+        """Steps that make the array to label, the passes they need, and its name."""
+        if flow.kind == "labels":
+            return (LabelledInput(has_mask=flow.has_mask),), (), "labelled"
+        if flow.kind == "mask":
+            return (NonZero(has_mask=flow.has_mask),), (), "mask"
+        if not flow.mask_steps:
+            raise ConfigError(
+                "label: no stage before it says what foreground is", "Put threshold or predict in front of it"
+            )
+        return flow.mask_steps, flow.mask_needs, "mask"
+

@@ -1,0 +1,323 @@
+"""Skeleton graphs as files: GraphML, SWC and Neuroglancer's precomputed skeletons.
+
+All three are written from the tables of nodes and branches and from the branches as curves: branch e is
+`points_um[offsets[e]:offsets[e + 1]]` in z, y, x, its first point at node_a and its last at node_b. Row k of a table is
+node or branch k.
+
+    GraphML       the multigraph with every column, without the curves; up to about 10^6 branches
+    SWC           one file per object, a tree: loops are cut, and the header says where; up to about 10^4 objects
+    precomputed   every object in a few shard files; any number of objects
+
+GraphML is streamed. The other two need the curves in memory, about 0.2 kB per point. Files are replaced whole, and
+their bytes depend on the tables alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+from xml.sax.saxutils import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkflow.storage.files import atomic_path, write_atomic
+
+Columns = Mapping[str, NDArray[Any]]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+NM_PER_UM = 1000.0
+SHARDING = "neuroglancer_uint64_sharded_v1"
+SKELETONS_PER_MINISHARD = 1024
+"""A viewer reads a minishard's index, 24 bytes per skeleton, before the first skeleton in it."""
+MAX_MINISHARD_BITS = 3
+_ROWS = 10_000
+
+
+class _Curves(NamedTuple):
+    points_um: Floats
+    radius_um: Floats
+    offsets: Ints
+
+    def inner(self, branch: int) -> Floats:
+        """(n, 4) z, y, x, radius of a branch's points between its nodes."""
+        between = slice(self.offsets[branch] + 1, self.offsets[branch + 1] - 1)
+        return np.column_stack((self.points_um[between], self.radius_um[between]))
+
+
+def write_graphml(path: str | Path, nodes: Columns, branches: Columns) -> None:
+    """Write the multigraph with all columns as attributes; the ids are node_id and, for edges, branch_id.
+
+    `networkx.read_graphml(path, node_type=int, force_multigraph=True)` gives it back with edge key = branch_id (without
+    `force_multigraph` networkx makes a simple graph of one that has no parallel edges). NaN is written as NaN, which
+    xs:double allows.
+    """
+    with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write('<?xml version="1.0" encoding="utf-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')
+        for prefix, target, columns in (("n", "node", nodes), ("e", "edge", branches)):
+            for k, (name, values) in enumerate(columns.items()):
+                kind = _graphml_type(values)
+                file.write(f'  <key id="{prefix}{k}" for="{target}" attr.name="{name}" attr.type="{kind}"/>\n')
+        file.write('  <graph edgedefault="undirected">\n')
+        for row in _text_rows(nodes):
+            file.write(f'    <node id="{row["node_id"]}">{_data("n", row)}</node>\n')
+        for row in _text_rows(branches):
+            ends = f'source="{row["node_a"]}" target="{row["node_b"]}"'
+            file.write(f'    <edge id="{row["branch_id"]}" {ends}>{_data("e", row)}</edge>\n')
+        file.write("  </graph>\n</graphml>\n")
+
+
+def write_swc(
+    folder: str | Path, nodes: Columns, branches: Columns, *, points_um: Floats, radius_um: Floats, offsets: Ints
+) -> None:
+    """Write `OBJECT_ID.swc` for every object: samples `id type x y z radius parent` in um, type 0 (undefined).
+
+    SWC holds trees. From the smallest node of each component the graph is walked breadth first; a branch that arrives
+    at a node that is there already keeps its points but stops short of that node, and the header names it. Parents
+    come before children; an object of several components has several roots (parent -1).
+    """
+    curves = _Curves(points_um, radius_um, offsets)
+    node_samples = np.stack([nodes[name] for name in ("z_um", "y_um", "x_um", "radius_um")], axis=1)
+    for label, own_nodes, own_branches in _objects(nodes, branches):
+        swc = _Swc()
+        at_node = _branches_at(own_nodes, own_branches, branches)
+        for root in own_nodes.tolist():
+            if root not in swc.number_of_node:
+                _grow(swc, root, at_node, node_samples, curves)
+        write_atomic(Path(folder) / f"{label}.swc", swc.text(label).encode())
+
+
+def write_precomputed(
+    folder: str | Path, nodes: Columns, branches: Columns, *, points_um: Floats, radius_um: Floats, offsets: Ints
+) -> None:
+    """Write sharded precomputed skeletons: vertices x, y, z in nm with their radius in nm, one record per object id.
+
+    A vertex is where the point is in um, so the centre of voxel i is at i * scale (+ translation), as in an OME-Zarr
+    image. The format is Neuroglancer's `neuroglancer_skeletons` with `neuroglancer_uint64_sharded_v1`, identity hash,
+    without compression: the bytes then depend on no compressor.
+    """
+    folder = Path(folder)
+    lines = _lines(nodes, branches, points_um, radius_um, offsets)
+    bits = _shard_bits(len(lines.labels))
+    minishard_bits = min(bits, MAX_MINISHARD_BITS)
+    slots = lines.labels & np.uint64((1 << bits) - 1)
+    for shard in np.unique(slots >> np.uint64(minishard_bits)):
+        name = f"{int(shard):x}".zfill(math.ceil((bits - minishard_bits) / 4))
+        with atomic_path(folder / f"{name}.shard") as partial, partial.open("wb") as file:
+            _write_shard(file, lines, slots, int(shard), minishard_bits)
+    info = {
+        "@type": "neuroglancer_skeletons",
+        "transform": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0],
+        "vertex_attributes": [{"id": "radius", "data_type": "float32", "num_components": 1}],
+        "sharding": {
+            "@type": SHARDING,
+            "preshift_bits": 0,
+            "hash": "identity",
+            "minishard_bits": minishard_bits,
+            "shard_bits": bits - minishard_bits,
+            "minishard_index_encoding": "raw",
+            "data_encoding": "raw",
+        },
+    }
+    write_atomic(folder / "info", json.dumps(info, indent=2).encode())
+
+
+def _graphml_type(values: NDArray[Any]) -> str:
+    return {"i": "long", "u": "long", "f": "double", "b": "boolean"}.get(values.dtype.kind, "string")
+
+
+def _text_rows(columns: Columns) -> Iterator[dict[str, str]]:
+    """Rows as text, the shortest that reads back as the same number."""
+    count = len(next(iter(columns.values()))) if columns else 0
+    for start in range(0, count, _ROWS):
+        chunk = [_texts(values[start : start + _ROWS]) for values in columns.values()]
+        for row in zip(*chunk, strict=True):
+            yield dict(zip(columns, row, strict=True))
+
+
+def _texts(values: NDArray[Any]) -> list[str]:
+    if values.dtype.kind == "f":
+        return [repr(value) if math.isfinite(value) else _not_finite(value) for value in values.tolist()]
+    return [escape(str(value)) for value in values.tolist()]
+
+
+def _not_finite(value: float) -> str:
+    return "NaN" if math.isnan(value) else "INF" if value > 0 else "-INF"
+
+
+def _data(prefix: str, row: dict[str, str]) -> str:
+    return "".join(f'<data key="{prefix}{k}">{text}</data>' for k, text in enumerate(row.values()))
+
+
+def _objects(nodes: Columns, branches: Columns) -> Iterator[tuple[int, Ints, Ints]]:
+    """Label, nodes and branches (row numbers) of every object, by label."""
+    labels = np.unique(nodes["object_id"])
+    by_node, node_bounds = _grouped(nodes["object_id"], labels)
+    by_branch, branch_bounds = _grouped(branches["object_id"], labels)
+    for k, label in enumerate(labels.tolist()):
+        yield (
+            label,
+            by_node[node_bounds[k] : node_bounds[k + 1]],
+            by_branch[branch_bounds[k] : branch_bounds[k + 1]],
+        )
+
+
+def _grouped(values: NDArray[Any], labels: NDArray[Any]) -> tuple[Ints, Ints]:
+    """Row numbers by label, in order inside each, and where each label starts (one more than labels)."""
+    order = np.argsort(values, kind="stable")
+    starts = np.searchsorted(values[order], labels)
+    return order, np.append(starts, len(values))
+
+
+@dataclass(slots=True)
+class _Swc:
+    """The samples of one object's SWC file."""
+
+    lines: list[str] = field(default_factory=list)
+    cuts: list[tuple[int, int]] = field(default_factory=list)
+    """Branch, and the node that it stops short of."""
+    number_of_node: dict[int, int] = field(default_factory=dict)
+
+    def add(self, zyx_radius: Sequence[float], parent: int) -> int:
+        """Append a sample; its number."""
+        number = len(self.lines) + 1
+        z, y, x, radius = zyx_radius
+        self.lines.append(f"{number} 0 {x:.6f} {y:.6f} {z:.6f} {radius:.6f} {parent}")
+        return number
+
+    def text(self, label: int) -> str:
+        """The file: what it is, which loops are cut, the samples."""
+        head = [
+            f"# skeleton of object {label}, written by chunkflow",
+            "# columns: id type x y z radius parent; um; type 0 is undefined",
+            f"# loops cut: {len(self.cuts)} (SWC holds trees)",
+        ]
+        cuts = [f"# cut: branch {branch} before node {node}" for branch, node in sorted(self.cuts)]
+        return "\n".join([*head, *cuts, *self.lines]) + "\n"
+
+
+def _branches_at(nodes: Ints, rows: Ints, branches: Columns) -> dict[int, list[tuple[int, int, int]]]:
+    """For each node its branches by number, with the node at the far end and the direction to walk; loops once."""
+    at_node: dict[int, list[tuple[int, int, int]]] = {node: [] for node in nodes.tolist()}
+    for branch, a, b in zip(rows.tolist(), branches["node_a"][rows], branches["node_b"][rows], strict=True):
+        at_node[a].append((branch, int(b), 1))
+        if a != b:
+            at_node[b].append((branch, int(a), -1))
+    return at_node
+
+
+def _grow(
+    swc: _Swc, root: int, at_node: dict[int, list[tuple[int, int, int]]], node_samples: Floats, curves: _Curves
+) -> None:
+    """Add the component of `root`, breadth first."""
+    swc.number_of_node[root] = swc.add(node_samples[root].tolist(), -1)
+    queue = deque([(root, branch) for branch in at_node[root]])
+    walked: set[int] = set()
+    while queue:
+        node, (branch, far, direction) = queue.popleft()
+        if branch in walked:
+            continue
+        walked.add(branch)
+        number = swc.number_of_node[node]
+        for sample in curves.inner(branch)[::direction].tolist():
+            number = swc.add(sample, number)
+        if far in swc.number_of_node:
+            swc.cuts.append((branch, far))
+            continue
+        swc.number_of_node[far] = swc.add(node_samples[far].tolist(), number)
+        queue.extend((far, onward) for onward in at_node[far])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Lines:
+    """Every object's vertices and line segments; object k has those from `[bounds[k]:bounds[k + 1]]`."""
+
+    labels: NDArray[np.uint64]
+    xyz_nm: NDArray[np.float32]
+    radius_nm: NDArray[np.float32]
+    vertex_bounds: Ints
+    pairs: NDArray[np.uint32]
+    """(M, 2) vertex numbers that count from 0 in each object."""
+    pair_bounds: Ints
+
+    def record(self, k: int) -> bytes:
+        """The encoded skeleton of object k."""
+        vertices = slice(self.vertex_bounds[k], self.vertex_bounds[k + 1])
+        pairs = self.pairs[self.pair_bounds[k] : self.pair_bounds[k + 1]]
+        counts = np.array([vertices.stop - vertices.start, len(pairs)], "<u4")
+        parts = (counts, self.xyz_nm[vertices], pairs, self.radius_nm[vertices])
+        return b"".join(part.tobytes() for part in parts)
+
+
+def _lines(nodes: Columns, branches: Columns, points_um: Floats, radius_um: Floats, offsets: Ints) -> _Lines:
+    """Nodes and the inner points of branches as vertices, nodes first in each object, consecutive ones joined."""
+    first, last = offsets[:-1], offsets[1:] - 1
+    inner = np.ones(len(points_um), np.bool_)
+    inner[first] = inner[last] = False
+    count = len(nodes["node_id"])
+    vertex = np.where(inner, count + np.cumsum(inner) - 1, 0)
+    vertex[first], vertex[last] = branches["node_a"], branches["node_b"]
+    node_um = np.stack([nodes["z_um"], nodes["y_um"], nodes["x_um"]], axis=1)
+    label_of_point = np.repeat(branches["object_id"], np.diff(offsets))
+    vertex_label = np.concatenate((nodes["object_id"], label_of_point[inner]))
+    labels = np.unique(nodes["object_id"])
+    order, vertex_bounds = _grouped(vertex_label, labels)
+    number = np.empty(len(order), np.int64)
+    number[order] = np.arange(len(order)) - np.repeat(vertex_bounds[:-1], np.diff(vertex_bounds))
+    goes_on = np.ones(len(points_um), np.bool_)
+    goes_on[last] = False
+    start = np.flatnonzero(goes_on)
+    by_label, pair_bounds = _grouped(label_of_point[start], labels)
+    start = start[by_label]
+    return _Lines(
+        labels=labels.astype(np.uint64),
+        xyz_nm=(np.concatenate((node_um, points_um[inner]))[order, ::-1] * NM_PER_UM).astype("<f4"),
+        radius_nm=(np.concatenate((nodes["radius_um"], radius_um[inner]))[order] * NM_PER_UM).astype("<f4"),
+        vertex_bounds=vertex_bounds,
+        pairs=np.stack((number[vertex[start]], number[vertex[start + 1]]), axis=1).astype("<u4"),
+        pair_bounds=pair_bounds,
+    )
+
+
+def _shard_bits(count: int) -> int:
+    """Bits of the id that tell minishards apart, so that ids without gaps fill them evenly."""
+    return max(0, math.ceil(math.log2(max(1, count) / SKELETONS_PER_MINISHARD)))
+
+
+def _write_shard(file: BinaryIO, lines: _Lines, slots: NDArray[np.uint64], shard: int, minishard_bits: int) -> None:
+    """Shard index, then each minishard's skeletons by id and its index; offsets count from behind the shard index."""
+    shard_index = np.zeros((1 << minishard_bits, 2), "<u8")
+    file.write(shard_index.tobytes())
+    at = 0
+    for minishard in range(1 << minishard_bits):
+        members = np.flatnonzero(slots == np.uint64(shard << minishard_bits | minishard))
+        if len(members) == 0:
+            continue
+        start = at
+        sizes = [_write(file, lines.record(k)) for k in members.tolist()]
+        at += sum(sizes)
+        index = _minishard_index(lines.labels[members].tolist(), start, sizes)
+        shard_index[minishard] = at, at + len(index)
+        at += _write(file, index)
+    file.seek(0)
+    file.write(shard_index.tobytes())
+
+
+def _write(file: BinaryIO, content: bytes) -> int:
+    file.write(content)
+    return len(content)
+
+
+def _minishard_index(ids: Iterable[int], start: int, sizes: list[int]) -> bytes:
+    """(3, n) uint64: id less the id before, start less the end before, size."""
+    table = np.zeros((3, len(sizes)), "<u8")
+    table[0] = np.diff(np.fromiter(ids, np.uint64), prepend=np.uint64(0))
+    table[1, 0] = start
+    table[2] = sizes
+    return table.tobytes()

@@ -1,0 +1,439 @@
+"""OME-Zarr 0.4 and 0.5: which array of a folder is meant, where its voxels lie, and the metadata of what we write.
+
+    image.ome.zarr/      group: axes, levels, voxel sizes          open_volume(path) -> Volume of one level,
+      0/ 1/ 2/           arrays, each level half the one before        channel and time point
+      labels/            group: list of names
+        objects/         an image like the one above, of object ids
+
+Foreign metadata enters here and is checked here; what cannot be understood without a guess is an error that names the
+remedy. What we write is whole or not there, with the same bytes for the same facts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chunkflow.errors import InputError, InputNotFoundError, UsageError, nearest
+from chunkflow.geometry.scale import Scale, um_per
+from chunkflow.storage.files import write_atomic
+from chunkflow.storage.volume import Volume, local_path, open_array
+
+Format: TypeAlias = Literal["0.5", "0.4"]
+Attributes: TypeAlias = dict[str, Any]
+
+ZARR_FORMAT = {"0.5": 3, "0.4": 2}
+_IMPORT = "Import it: chunkflow import SOURCE DESTINATION --voxel-um Z Y X"
+_COLORS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
+
+
+class _Foreign(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Axis(_Foreign):
+    name: str
+    type: str | None = None
+    unit: str | None = None
+
+
+class _Transformation(_Foreign):
+    type: str
+    scale: list[float] | None = None
+    translation: list[float] | None = None
+
+
+class _Dataset(_Foreign):
+    path: str
+    transformations: list[_Transformation] = Field(default=[], alias="coordinateTransformations")
+
+
+class _Multiscale(_Foreign):
+    axes: list[_Axis] = Field(min_length=2)
+    datasets: list[_Dataset] = Field(min_length=1)
+    transformations: list[_Transformation] = Field(default=[], alias="coordinateTransformations")
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """One folder of a zarr hierarchy."""
+
+    path: Path
+    is_array: bool
+    attributes: Attributes
+    metadata_file: str
+
+    @property
+    def ome(self) -> Attributes:
+        """The OME metadata, which 0.5 keeps one level deeper than 0.4."""
+        nested = self.attributes.get("ome")
+        return nested if isinstance(nested, dict) else self.attributes
+
+
+def open_volume(
+    path: str | Path, *, channel: int | str | None = None, time: int | None = None, level: int = 0
+) -> Volume:
+    """Open one level, channel and time point of an OME-Zarr image (0.4, 0.5 or bioformats2raw) for reading.
+
+    Parameters
+    ----------
+    path : folder of the image.
+    channel, time : name or number, and number; needed where the image has several.
+    level : 0 is the finest.
+
+    Raises
+    ------
+    InputNotFoundError : if nothing is there.
+    InputError : if it is not one image with a voxel size, or the choice is missing or not there.
+    """
+    node = _image_node(_existing_node(local_path(path)))
+    multiscale = _multiscale(node)
+    letters = _letters(node, multiscale)
+    if not 0 <= level < len(multiscale.datasets):
+        raise InputError(f"{node.path} has no level {level}", f"It has levels 0 to {len(multiscale.datasets) - 1}")
+    scale = _scale(node, multiscale, level, letters)
+    array = open_array(_inside(node, multiscale.datasets[level].path), scale, axes=letters, read_only=True)
+    lengths = dict(zip(letters, array.array.shape, strict=True))
+    chosen = {
+        "c": _channel_index(node, channel, lengths.get("c")),
+        "t": _time_index(node, time, lengths.get("t")),
+    }
+    return replace(array, at=tuple(chosen[letter] for letter in letters if letter in chosen))
+
+
+def zarr_kind(folder: Path) -> Literal["array", "group"] | None:
+    """What zarr node a folder is, if any."""
+    node = _node(folder)
+    return None if node is None else "array" if node.is_array else "group"
+
+
+def _read_json(file: Path) -> Attributes | None:
+    if not file.is_file():
+        return None
+    try:
+        value = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{file} is not valid JSON ({error})", "Restore the file") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{file} is not a JSON object", "Restore the file")
+    return value
+
+
+def _node(folder: Path) -> _Node | None:
+    metadata = _read_json(folder / "zarr.json")
+    if metadata is not None:
+        return _Node(folder, metadata.get("node_type") == "array", metadata.get("attributes") or {}, "zarr.json")
+    for name in (".zarray", ".zgroup"):
+        if (folder / name).is_file():
+            return _Node(folder, name == ".zarray", _read_json(folder / ".zattrs") or {}, ".zattrs")
+    return None
+
+
+def _existing_node(folder: Path) -> _Node:
+    if not folder.exists():
+        raise InputNotFoundError(f"{folder} does not exist", "Check the path")
+    if folder.is_file():
+        raise InputError(f"{folder} is a file, not the folder of an OME-Zarr image", _IMPORT)
+    node = _node(folder)
+    if node is None:
+        raise InputError(f"{folder} is not an OME-Zarr image: it has neither zarr.json nor .zgroup", _IMPORT)
+    return node
+
+
+def _image_node(node: _Node) -> _Node:
+    """The one image that a folder means; an error that lists the images where there are several."""
+    if node.is_array:
+        raise _not_an_image(node)
+    ome = node.ome
+    if "multiscales" in ome:
+        return node
+    if "plate" in ome:
+        wells = _paths(ome["plate"], "wells")
+        raise _several(node, f"a plate of {len(wells)} wells", [f"{well}/0" for well in wells])
+    if "well" in ome:
+        fields = _paths(ome["well"], "images")
+        raise _several(node, f"a well of {len(fields)} images", fields)
+    if "labels" in ome:
+        names = [str(name) for name in ome["labels"]] if isinstance(ome["labels"], list) else []
+        raise _several(node, f"{len(names)} label images", names)
+    images = _series(node) if "bioformats2raw.layout" in ome else _child_images(node)
+    if len(images) == 1 and "bioformats2raw.layout" in ome:
+        return _image_node(_existing_node(_inside(node, images[0])))
+    raise _several(node, f"{len(images)} images" if images else "no image", images)
+
+
+def _paths(holder: Any, key: str) -> list[str]:
+    entries = holder.get(key) if isinstance(holder, dict) else None
+    found = entries if isinstance(entries, list) else []
+    return [str(entry["path"]) for entry in found if isinstance(entry, dict) and "path" in entry]
+
+
+def _not_an_image(node: _Node) -> InputError:
+    parent = _node(node.path.parent)
+    if parent is not None and "multiscales" in parent.ome:
+        return InputError(f"{node.path} is one level of an image", f"Give the folder of the image: {parent.path}")
+    return InputError(f"{node.path} is a zarr array without OME metadata: its voxel size is not known", _IMPORT)
+
+
+def _several(node: _Node, what: str, images: Sequence[str]) -> InputError:
+    listed = ", ".join(str(node.path / image) for image in images[:8]) + (", ..." if len(images) > 8 else "")
+    return InputError(f"{node.path} holds {what}, not one", f"Give one of them: {listed}" if images else _IMPORT)
+
+
+def _series(node: _Node) -> list[str]:
+    """Images of a bioformats2raw layout: those that its OME group lists, else the numbered folders."""
+    listing = _node(node.path / "OME")
+    series = listing.ome.get("series") if listing is not None else None
+    return [str(name) for name in series] if isinstance(series, list) and series else _child_images(node)
+
+
+def _child_images(node: _Node) -> list[str]:
+    folders = [folder for folder in node.path.iterdir() if folder.is_dir()]
+    folders.sort(key=lambda folder: (not folder.name.isdigit(), len(folder.name), folder.name))
+    nodes = [(folder.name, _node(folder)) for folder in folders]
+    return [name for name, child in nodes if child is not None and "multiscales" in child.ome]
+
+
+def _inside(node: _Node, name: str) -> Path:
+    """A folder that metadata names, which must lie inside the image."""
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise InputError(f"{node.path} names the path {name!r}, which lies outside it", "Correct the metadata")
+    return node.path / relative
+
+
+def _multiscale(node: _Node) -> _Multiscale:
+    entries = node.ome["multiscales"]
+    try:
+        multiscale = _Multiscale.model_validate(entries[0] if isinstance(entries, list) and entries else entries)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "/".join(map(str, first["loc"])) or "multiscales"
+        raise InputError(
+            f"{node.path} has OME metadata that cannot be used ({where}: {first['msg']})",
+            "OME-Zarr 0.4 and 0.5 can be read; convert other versions",
+        ) from error
+    version = node.ome.get("version") or multiscale.version
+    if version not in (None, *ZARR_FORMAT):
+        raise InputError(f"{node.path} is OME-Zarr {version}; 0.4 and 0.5 can be read", "Convert it to one of them")
+    return multiscale
+
+
+def _letters(node: _Node, multiscale: _Multiscale) -> str:
+    """One letter per axis; exactly one each of y and x, at most one each of t, c, z."""
+    kinds = {"time": "t", "channel": "c"}
+    letters = [kinds.get(axis.type or "", axis.name.lower()) for axis in multiscale.axes]
+    known = len(set(letters)) == len(letters) and set(letters) <= set("tczyx")
+    if not known or not set("yx") <= set(letters):
+        names = ", ".join(axis.name for axis in multiscale.axes)
+        raise InputError(
+            f"{node.path} has the axes {names}; only t, c, z, y, x can be read, with y and x always there",
+            "Split or rename the others",
+        )
+    return "".join(letters)
+
+
+def _scale(node: _Node, multiscale: _Multiscale, level: int, letters: str) -> Scale:
+    """Voxel size and origin in um; a plane counts as 1 um thick."""
+    voxel, origin = _composed(node, multiscale, level, len(letters))
+    um = {
+        letter: _unit_um(node, axis) for letter, axis in zip(letters, multiscale.axes, strict=True) if letter in "zyx"
+    }
+    spatial = {
+        letter: (voxel[axis] * um[letter], origin[axis] * um[letter])
+        for axis, letter in enumerate(letters)
+        if letter in um
+    }
+    (z, z0), (y, y0), (x, x0) = (spatial.get(letter, (1.0, 0.0)) for letter in "zyx")
+    try:
+        return Scale((z, y, x), (z0, y0, x0))
+    except InputError as error:
+        raise InputError(f"{node.path}: {error.what}", f"Correct {node.metadata_file}") from error
+
+
+def _composed(node: _Node, multiscale: _Multiscale, level: int, axes: int) -> tuple[list[float], list[float]]:
+    """Scale and translation of a level, with the transformations of the whole image applied after its own."""
+    voxel, origin = [1.0] * axes, [0.0] * axes
+    has_scale = False
+    for transformation in (*multiscale.datasets[level].transformations, *multiscale.transformations):
+        values = {"scale": transformation.scale, "translation": transformation.translation}.get(transformation.type)
+        if transformation.type == "identity":
+            continue
+        if values is None or len(values) != axes:
+            raise InputError(
+                f"{node.path} has a {transformation.type!r} transformation that is not {axes} numbers of scale or"
+                " translation",
+                f"Correct {node.metadata_file}",
+            )
+        if transformation.type == "scale":
+            has_scale = True
+            voxel = [v * f for v, f in zip(voxel, values, strict=True)]
+            origin = [o * f for o, f in zip(origin, values, strict=True)]
+        else:
+            origin = [o + t for o, t in zip(origin, values, strict=True)]
+    if not has_scale:
+        raise InputError(
+            f"{node.path} states no voxel size for level {level}",
+            f"Add a scale transformation to {node.metadata_file}, or import the original with --voxel-um Z Y X",
+        )
+    return voxel, origin
+
+
+def _unit_um(node: _Node, axis: _Axis) -> float:
+    if axis.unit is None:
+        raise InputError(
+            f"{node.path} names no unit for axis {axis.name}, so its voxel size is not known",
+            f'Add "unit": "micrometer" (or what it is) to the space axes in {node.metadata_file}',
+        )
+    um = um_per(axis.unit)
+    if um is None:
+        raise InputError(
+            f"{node.path} has the unit {axis.unit!r} for axis {axis.name}, which is not a known length",
+            f"Use micrometer, nanometer or millimeter in {node.metadata_file}",
+        )
+    return um
+
+
+def _channel_names(node: _Node, count: int) -> list[str]:
+    omero = node.ome.get("omero")
+    channels = omero.get("channels") if isinstance(omero, dict) else None
+    if not isinstance(channels, list) or len(channels) != count:
+        return [""] * count
+    return [str(channel.get("label") or "") if isinstance(channel, dict) else "" for channel in channels]
+
+
+def _channel_index(node: _Node, channel: int | str | None, length: int | None) -> int:
+    count = length or 1
+    names = _channel_names(node, count)
+    listed = ", ".join(f"{index} ({name})" if name else str(index) for index, name in enumerate(names))
+    if channel is None:
+        if count > 1:
+            raise InputError(f"{node.path} holds {count} channels: {listed}", "Choose one with channel: NAME or NUMBER")
+        return 0
+    if isinstance(channel, str) and names.count(channel) == 1:
+        return names.index(channel)
+    if isinstance(channel, str) and not channel.isdigit():
+        remedy = nearest(channel, filter(None, names)) if any(names) else f"Choose by number: {listed}"
+        raise InputError(f"{node.path} has no one channel named {channel!r}", remedy)
+    if not 0 <= int(channel) < count:
+        raise InputError(f"{node.path} has no channel {channel}", f"It holds: {listed}")
+    return int(channel)
+
+
+def _time_index(node: _Node, time: int | None, length: int | None) -> int:
+    count = length or 1
+    if time is None:
+        if count > 1:
+            raise InputError(f"{node.path} holds {count} time points: 0 to {count - 1}", "Choose one with time: NUMBER")
+        return 0
+    if not 0 <= time < count:
+        raise InputError(f"{node.path} has no time point {time}", f"It holds 0 to {count - 1}")
+    return time
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """How viewers name and show one channel."""
+
+    name: str
+    window: tuple[float, float]
+    """Values shown as black and as full colour, also the range of the slider."""
+    color: str | None = None
+    """RRGGBB; None for white where there is one channel, else for the next of a fixed list."""
+
+
+def write_image_group(
+    path: str | Path,
+    *,
+    name: str,
+    levels: Mapping[str, Scale],
+    format: Format = "0.5",
+    axes: str = "zyx",
+    channels: Sequence[Channel] = (),
+    labels: bool = False,
+) -> None:
+    """Write the metadata of an image whose arrays lie in subfolders.
+
+    Parameters
+    ----------
+    levels : subfolder -> scale of its voxels, finest first.
+    axes : one letter per axis of the arrays, of t, c, z, y, x in this order.
+    channels : how to show them; may be left out.
+    labels : whether the voxels are object ids of the image two folders up.
+    """
+    _check_format(format)
+    multiscale: Attributes = {
+        "name": name,
+        "axes": [_axis(letter) for letter in axes],
+        "datasets": [_dataset(subfolder, scale, axes) for subfolder, scale in levels.items()],
+    }
+    if format == "0.4":
+        multiscale = {"version": format, **multiscale}
+    ome: Attributes = {"multiscales": [multiscale]}
+    if channels:
+        ome["omero"] = {"channels": [_omero(channel, i, len(channels)) for i, channel in enumerate(channels)]}
+    if labels:
+        version = {"version": format} if format == "0.4" else {}
+        ome["image-label"] = {**version, "source": {"image": "../../"}}
+    write_group(path, ome, format=format)
+
+
+def write_labels_group(path: str | Path, names: Sequence[str], *, format: Format = "0.5") -> None:
+    """Write the metadata of a `labels` folder that lists the label images in it."""
+    write_group(path, {"labels": list(names)}, format=format)
+
+
+def write_group(path: str | Path, ome: Attributes | None = None, *, format: Format = "0.5") -> None:
+    """Write the metadata of a zarr group, with OME attributes where there are some."""
+    _check_format(format)
+    folder = local_path(path)
+    if format == "0.5":
+        attributes = {"ome": {"version": format, **ome}} if ome else {}
+        write_atomic(folder / "zarr.json", _json({"zarr_format": 3, "node_type": "group", "attributes": attributes}))
+        return
+    write_atomic(folder / ".zgroup", _json({"zarr_format": 2}))
+    write_atomic(folder / ".zattrs", _json(ome or {}))
+
+
+def _check_format(format: str) -> None:
+    if format not in ZARR_FORMAT:
+        raise UsageError(f"OME-Zarr {format!r} cannot be written", 'Choose "0.5" or "0.4"')
+
+
+def _json(value: Attributes) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _axis(letter: str) -> Attributes:
+    kind = {"t": "time", "c": "channel"}.get(letter, "space")
+    unit = {"unit": "micrometer"} if kind == "space" else {}
+    return {"name": letter, "type": kind, **unit}
+
+
+def _dataset(subfolder: str, scale: Scale, axes: str) -> Attributes:
+    voxel = dict(zip("zyx", scale.voxel_um, strict=True))
+    origin = dict(zip("zyx", scale.translation_um, strict=True))
+    return {
+        "path": subfolder,
+        "coordinateTransformations": [
+            {"type": "scale", "scale": [voxel.get(letter, 1.0) for letter in axes]},
+            {"type": "translation", "translation": [origin.get(letter, 0.0) for letter in axes]},
+        ],
+    }
+
+
+def _omero(channel: Channel, index: int, count: int) -> Attributes:
+    low, high = channel.window
+    color = channel.color or ("FFFFFF" if count == 1 else _COLORS[index % len(_COLORS)])
+    return {
+        "label": channel.name,
+        "color": color,
+        "active": True,
+        "window": {"min": low, "max": high, "start": low, "end": high},
+    }

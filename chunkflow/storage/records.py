@@ -1,0 +1,96 @@
+"""Small arrays that a unit of work leaves behind, one file each: compressed, with a checksum, never pickled.
+
+    "CFR1", zstd( length of header as 8 bytes, header as JSON, the arrays' bytes one after another )
+
+The header maps each name to dtype, shape and offset. Files are written whole or not at all. Made for records of bytes
+to tens of megabytes; a record is read whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numcodecs import Zstd
+from numpy.typing import NDArray
+
+from chunkflow.errors import IntegrityError
+from chunkflow.storage.files import write_atomic
+
+MAGIC = b"CFR1"
+CODEC = Zstd(level=1, checksum=True)
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def write_record(path: Path, arrays: Arrays) -> int:
+    """Write a record and return the size of its file in bytes. Equal arrays give equal files."""
+    header, body, offset = {}, [], 0
+    for name, value in arrays.items():
+        array = np.ascontiguousarray(value)
+        header[name] = [array.dtype.str, list(np.shape(value)), offset]
+        body.append(array.tobytes())
+        offset += array.nbytes
+    text = json.dumps(header).encode()
+    content = MAGIC + bytes(CODEC.encode(len(text).to_bytes(8, "little") + text + b"".join(body)))
+    write_atomic(path, content)
+    return len(content)
+
+
+def read_record(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a record.
+
+    Raises
+    ------
+    IntegrityError : the file is missing or damaged.
+    """
+    try:
+        content = path.read_bytes()
+        if content[:4] != MAGIC:
+            raise ValueError("not a record")
+        plain = bytes(CODEC.decode(content[4:]))
+        length = int.from_bytes(plain[:8], "little")
+        header = json.loads(plain[8 : 8 + length])
+        return {name: _array(plain, 8 + length + offset, *kind) for name, (*kind, offset) in header.items()}
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise IntegrityError(f"the record {path} cannot be read ({error})", "Run the command again") from error
+
+
+def _array(plain: bytes, start: int, dtype: str, shape: list[int]) -> NDArray[Any]:
+    count = int(np.prod(shape))
+    return np.frombuffer(plain, np.dtype(dtype), count, start).reshape(shape)
+
+
+class RecordFolder(Sequence[Arrays]):
+    """The records of a pass as a sequence that reads one file at a time."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder = folder
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    @overload
+    def __getitem__(self, index: int) -> Arrays: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Arrays]: ...
+    def __getitem__(self, index: int | slice) -> Arrays | Sequence[Arrays]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(self.count)[index]]
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        return read_record(record_path(self.folder, index))
+
+
+def record_path(folder: Path, index: int) -> Path:
+    """Where the record of a unit lies: a thousand to a folder, so that no folder holds a million files."""
+    return folder / f"{index // 1000:06d}" / f"{index}.rec"
+
+
+def merged_path(folder: Path) -> Path:
+    """Where the values of a merge lie."""
+    return folder / "merged.rec"

@@ -1,0 +1,73 @@
+"""Tables on disk: one Parquet file, and a CSV beside it while the table is short enough for a spreadsheet.
+
+The bytes depend on the columns alone (and on the library versions), so two runs can be compared by their files. A NaN
+is stored as a missing value, which every reader shows as empty. A whole table is held in memory: about 10^8 rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from chunkflow.errors import InputNotFoundError, UsageError
+from chunkflow.storage.files import atomic_path
+
+CSV_ROWS = 10**6
+"""From this many rows on no CSV is written: spreadsheets end there."""
+
+
+def write_table(folder: str | Path, name: str, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write `folder/name.parquet`, and `folder/name.csv` below 10^6 rows.
+
+    Parameters
+    ----------
+    columns : header (with its unit) -> (N,) values, all of one length: numbers, booleans or strings. An empty table
+        keeps the types of its columns. A masked array has missing values where it is masked.
+
+    Raises
+    ------
+    UsageError : if the lengths differ.
+    DiskFullError : if no space is left.
+    """
+    lengths = {header: len(values) for header, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise UsageError(f"columns of table {name!r} have different lengths ({lengths})", "Give one value per row")
+    table = pa.table({header: _column(values) for header, values in columns.items()})
+    csv = Path(folder, f"{name}.csv")
+    with atomic_path(Path(folder, f"{name}.parquet")) as partial:
+        pa.parquet.write_table(table, partial, compression="zstd")
+    if table.num_rows >= CSV_ROWS:
+        csv.unlink(missing_ok=True)  # of an earlier, shorter table
+        return
+    with atomic_path(csv) as partial:
+        pa.csv.write_csv(table, partial, pa.csv.WriteOptions(quoting_style="needed"))
+
+
+def read_table(folder: str | Path, name: str) -> pd.DataFrame:
+    """The table that `write_table` wrote.
+
+    Raises
+    ------
+    InputNotFoundError : if it is not there.
+    """
+    path = Path(folder, f"{name}.parquet")
+    if not path.is_file():
+        raise InputNotFoundError(f"{path} does not exist", "Check that the run is complete: chunkflow status OUT")
+    return pd.read_parquet(path)
+
+
+def _column(values: NDArray[Any]) -> pa.Array:
+    if values.dtype.kind in "OUT":
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
+    if isinstance(values, np.ma.MaskedArray):
+        missing = np.ma.getmaskarray(values)
+        return pa.array(np.ma.getdata(values), mask=missing, from_pandas=True)
+    return pa.array(values, from_pandas=True)

@@ -1,0 +1,258 @@
+"""One TIFF as planes along t, c and z, read when asked for: TIFF, ImageJ hyperstacks and OME-TIFF.
+
+Axes come from the file's own description; one axis without a meaning is taken as z. Uncompressed files are mapped into
+memory, others are decoded page by page, so a file of any length needs the memory of one page. A damaged file is an
+error here: left alone, the reader underneath logs a line and returns a shorter image.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from chunkflow.errors import InputError, InputNotFoundError
+from chunkflow.geometry.scale import MicrometerTriple
+from chunkflow.storage.tiff_scale import found_scale, ome_channel_names, ome_pixels
+
+Dims: TypeAlias = list[tuple[str, int]]
+"""Letter ("" for an axis of length one that is left out) and length of each axis of a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class TiffImage:
+    """A TIFF whose voxels are read when asked for; its file is open only meanwhile."""
+
+    name: str
+    """Path, for messages."""
+    axes: str
+    """`zyx`, with t and c before it where the file has them."""
+    shape: tuple[int, ...]
+    """Length of each of `axes`."""
+    dtype: np.dtype[Any]
+    voxel_um: MicrometerTriple | None
+    """z, y, x in um; None where the file does not say."""
+    voxel_source: str
+    """Where the voxel size was found, or why there is none."""
+    channels: tuple[str, ...]
+    """Name of each channel, empty where it has none."""
+    _planes: _Planes
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The whole image, read on each use, in the order of `axes`."""
+        out = np.empty(self.shape, self.dtype)
+        for at in np.ndindex(self.shape[:-3]):
+            self.fill(out[at], **dict(zip(self.axes, at, strict=False)))
+        return out
+
+    def fill(self, out: NDArray[Any], *, z: int = 0, c: int = 0, t: int = 0) -> None:
+        """Read planes from `z` on into `out`, shape (planes, Y, X)."""
+        try:
+            for offset in range(len(out)):
+                out[offset] = self._planes.plane({"z": z + offset, "c": c, "t": t})
+        finally:
+            self._planes.close()
+
+
+def read_tiff(path: str | Path, *, axes: str | None = None) -> TiffImage:
+    """Open a TIFF without reading its voxels.
+
+    Parameters
+    ----------
+    axes : letters of T, C, Z, Y, X for the file's axes, instead of what the file says.
+
+    Raises
+    ------
+    InputNotFoundError, InputError : if it is not there, not one image, damaged, or has other axes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputNotFoundError(f"{path} is not a file", "Check the path")
+    with _damage_reported(path), tifffile.TiffFile(path) as file:
+        return _described(path, file, axes)
+
+
+@contextmanager
+def _damage_reported(path: Path) -> Iterator[None]:
+    """Turn whatever the reader raises, or only logs, into one InputError."""
+    logged = _Damage()
+    logger = logging.getLogger("tifffile")
+    logger.addHandler(logged)
+    propagates, logger.propagate = logger.propagate, False
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise whatever they like
+        raise InputError(f"{path} cannot be read as a TIFF ({error})", "Check the file, or export it again") from error
+    finally:
+        logger.removeHandler(logged)
+        logger.propagate = propagates
+    if logged.messages:
+        raise InputError(f"{path} is a damaged TIFF ({logged.messages[0]})", "Export it again")
+
+
+class _Damage(logging.Handler):
+    """Collects what tifffile logs as an error in this thread, other than odd tags that carry no voxels."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message."""
+        text = record.getMessage()
+        is_odd_tag = "TiffTag" in text and "TiffTag 270" not in text
+        if record.thread == self._thread and not is_odd_tag:
+            self.messages.append(text)
+
+
+def _described(path: Path, file: tifffile.TiffFile, axes: str | None) -> TiffImage:
+    index, series = _only_series(path, file)
+    dims = _dims(path, series, axes)
+    lengths = dict(dims)
+    shown = "".join(letter for letter in "tc" if letter in lengths) + "zyx"
+    scale = found_scale(file, index, lengths.get("z", 1))
+    count = lengths.get("c", 1)
+    names = ome_channel_names(ome_pixels(file, index)) if file.is_ome else []
+    return TiffImage(
+        name=str(path),
+        axes=shown,
+        shape=tuple(lengths.get(letter, 1) for letter in shown),
+        dtype=_native(path, series.dtype),
+        voxel_um=scale.voxel_um,
+        voxel_source=scale.source,
+        channels=tuple(names) if len(names) == count else ("",) * count,
+        _planes=_Planes(path, file, series, dims),
+    )
+
+
+def _native(path: Path, dtype: np.dtype[Any] | None) -> np.dtype[Any]:
+    """Type of the voxels as we hand them out: native byte order, booleans as bytes."""
+    if dtype is None or dtype.kind not in "biuf":
+        raise InputError(f"{path} holds values of type {dtype}", "Export integers or floats")
+    return np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
+
+
+def _only_series(path: Path, file: tifffile.TiffFile) -> tuple[int, tifffile.TiffPageSeries]:
+    """The one image of a file, previews aside."""
+    images = [(i, series) for i, series in enumerate(file.series) if not series.keyframe.is_reduced]
+    if len(images) != 1:
+        shapes = ", ".join("x".join(map(str, series.shape)) for _, series in images)
+        raise InputError(f"{path} holds {len(images)} images ({shapes})", "Save the one you want as a file of its own")
+    return images[0]
+
+
+def _dims(path: Path, series: tifffile.TiffPageSeries, axes: str | None) -> Dims:
+    """Letter and length of each axis of the series, axes of length one included."""
+    lengths = series.get_shape(squeeze=False)
+    letters = list(series.get_axes(squeeze=False).lower()) if axes is None else _given(path, lengths, axes)
+    dims = _named([(a if n > 1 or a in ("y", "x") else "", n) for a, n in zip(letters, lengths, strict=True)])
+    named = [letter for letter, _ in dims if letter]
+    if len(set(named)) != len(named) or not {"y", "x"} <= set(named) <= set("tczyx"):
+        raise _wrong_axes(path, series.shape, series.axes if axes is None else axes)
+    return dims
+
+
+def _given(path: Path, lengths: tuple[int, ...], axes: str) -> list[str]:
+    """Letters the user gave, for all axes or for those longer than one."""
+    letters = list(axes.lower())
+    if len(letters) == len(lengths):
+        return letters
+    longer = [axis for axis, length in enumerate(lengths) if length > 1]
+    if len(letters) != len(longer):
+        raise _wrong_axes(path, tuple(lengths[axis] for axis in longer), axes)
+    spread = [""] * len(lengths)
+    for axis, letter in zip(longer, letters, strict=True):
+        spread[axis] = letter
+    return spread
+
+
+def _wrong_axes(path: Path, shape: tuple[int, ...], axes: str) -> InputError:
+    return InputError(
+        f"{path} has an image of shape {'x'.join(map(str, shape))}, and {axes.upper()} does not name its axes",
+        "Name each with --axes, one letter of T, C, Z, Y, X per axis, for example --axes ZYX",
+    )
+
+
+def _named(dims: Dims) -> Dims:
+    """Samples (RGB) become the channels, and one axis without a meaning becomes z, where these are free."""
+    letters = [letter for letter, _ in dims]
+    renamed = {"s": "c"} if "c" not in letters else {}
+    unknown = [letter for letter in letters if letter and letter not in "tczyxs"]
+    if len(unknown) == 1 and "z" not in letters:
+        renamed[unknown[0]] = "z"
+    return [(renamed.get(letter, letter), length) for letter, length in dims]
+
+
+class _Planes:
+    """Planes of a series: from a map of the file where it is one contiguous array, else from one page at a time."""
+
+    def __init__(self, path: Path, file: tifffile.TiffFile, series: tifffile.TiffPageSeries, dims: Dims) -> None:
+        self._path = path
+        self._pages = series.pages
+        self._letters = [letter for letter, _ in dims]
+        self._shape = tuple(length for _, length in dims)
+        self._split = self._page_axes(prod(series.keyframe.shape))
+        self._mapped = self._map(file, series)
+        self._last: tuple[int, NDArray[Any]] | None = None
+        self._file = file.filehandle
+        self._opened = {file.filehandle}
+
+    def plane(self, at: dict[str, int]) -> NDArray[Any]:
+        """The (Y, X) plane at a position along z, c and t."""
+        index = tuple(slice(None) if letter in ("y", "x") else at.get(letter, 0) for letter in self._letters)
+        if self._mapped is not None:
+            plane = self._mapped[index]
+        else:
+            numbers = [int(value) for value in index[: self._split] if not isinstance(value, slice)]
+            page = int(np.ravel_multi_index(numbers, self._shape[: self._split])) if numbers else 0
+            plane = self._page(page)[index[self._split :]]
+        return plane if self._letters.index("y") < self._letters.index("x") else plane.T
+
+    def _page_axes(self, page_size: int) -> int:
+        """Where the axes that count pages end and those of a page begin."""
+        for split in range(len(self._shape) - 1):
+            if prod(self._shape[split:]) == page_size and not set(self._letters[:split]) & {"y", "x"}:
+                return split
+        raise InputError(f"{self._path} stores planes in a way that cannot be read", "Export it again as ImageJ TIFF")
+
+    def _map(self, file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> NDArray[Any] | None:
+        offset = series.dataoffset
+        is_one_file = all(page is None or page.parent is file for page in (series.pages[0], series.pages[-1]))
+        if offset is None or series.dtype is None or series.dtype.kind == "b" or not is_one_file:
+            return None
+        stored = series.dtype.newbyteorder(file.byteorder)
+        return np.memmap(self._path, stored, "r", offset, self._shape)
+
+    def _page(self, number: int) -> NDArray[Any]:
+        """One page with the axes it has; the last one is kept, as several planes may come from it."""
+        if self._last is not None and self._last[0] == number:
+            return self._last[1]
+        with _damage_reported(self._path):
+            self._file.open()
+            page = self._pages[number]
+            if page is None:
+                raise InputError(f"{self._path} lacks plane {number} of its image", "Add the file that holds it")
+            page.parent.filehandle.open()  # planes may lie in other files of a set
+            self._opened.add(page.parent.filehandle)
+            data = page.asarray().reshape(self._shape[self._split :])
+        self._last = number, data
+        return data
+
+    def close(self) -> None:
+        """Close the files that reading opened; reading again opens them again."""
+        self._last = None
+        for file in self._opened:
+            file.close()

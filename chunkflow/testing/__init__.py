@@ -1,0 +1,1 @@
+"""Conformance suites that ship with the package, for stages and engines written elsewhere."""

@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from chunkflow.errors import InputError
+from chunkflow.geometry.scale import Scale, um_per
+
+
+def test_a_coarse_voxel_is_centred_on_the_voxels_it_covers() -> None:
+    fine = Scale((0.2, 0.056, 0.05), (10.0, 0.0, -3.0))
+    coarse = fine.coarsened((1, 2, 4))
+    assert coarse.voxel_um == (0.2, 0.112, 0.2)
+    covered = [[t + i * v for i in range(f)] for t, v, f in zip(fine.translation_um, fine.voxel_um, (1, 2, 4))]
+    assert coarse.translation_um == pytest.approx([sum(centres) / len(centres) for centres in covered])
+
+
+def test_two_halvings_are_one_quartering() -> None:
+    fine = Scale((1.0, 0.5, 0.25), (1.0, 2.0, 3.0))
+    assert fine.coarsened((2, 2, 2)).coarsened((2, 2, 2)) == fine.coarsened((4, 4, 4))
+
+
+def test_a_scale_survives_json() -> None:
+    scale = Scale((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    assert Scale.from_json(json.loads(json.dumps(scale.to_json()))) == scale
+
+
+@pytest.mark.parametrize("voxel", [(0.0, 1.0, 1.0), (1.0, -0.5, 1.0)])
+def test_a_voxel_size_that_is_not_positive_is_refused(voxel: tuple[float, float, float]) -> None:
+    with pytest.raises(InputError, match="is not positive. Give three numbers above 0"):
+        Scale(voxel)
+
+
+@pytest.mark.parametrize("voxel", [(1.0, 1.0), (1.0, float("nan"), 1.0), (float("inf"), 1.0, 1.0)])
+def test_a_voxel_size_is_three_finite_numbers(voxel: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="is not a number for each of z, y, x"):
+        Scale(voxel)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("unit", "um"),
+    [("\u00b5m", 1.0), ("\u03bcm", 1.0), ("Micron", 1.0), (" um ", 1.0), ("nm", 1e-3), ("cm", 1e4), ("inch", 25400.0)],
+)
+def test_a_unit_of_length_has_its_micrometers(unit: str, um: float) -> None:
+    assert um_per(unit) == um
+
+
+@pytest.mark.parametrize("unit", ["pixel", "", "parsec", "second"])
+def test_a_word_that_is_no_length_has_none(unit: str) -> None:
+    assert um_per(unit) is None

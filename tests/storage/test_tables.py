@@ -1,0 +1,81 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from chunkflow.errors import InputNotFoundError, UsageError
+from chunkflow.storage import tables
+from chunkflow.storage.tables import read_table, write_table
+
+COLUMNS = {
+    "object_id": np.array([1, 2**32 - 1, 7], np.uint32),
+    "length_um": np.array([0.1, np.nan, 1e-17]),
+    "radius_um": np.array([0.1, 2.5, -0.0], np.float32),
+    "certified": np.array([True, False, True]),
+    "kind": np.array(["end-end", 'a "b", c', "cycle"]),
+}
+
+
+def test_a_table_comes_back_with_its_types_and_values(tmp_path: Path) -> None:
+    write_table(tmp_path, "objects", COLUMNS)
+    table = read_table(tmp_path, "objects")
+    assert list(table) == list(COLUMNS)
+    for header, values in COLUMNS.items():
+        if values.dtype.kind != "U":
+            assert table[header].dtype == values.dtype
+        np.testing.assert_array_equal(table[header].to_numpy(), values)
+
+
+def test_the_csv_says_the_same_to_any_reader(tmp_path: Path) -> None:
+    write_table(tmp_path, "objects", COLUMNS)
+    by_pandas = pd.read_csv(tmp_path / "objects.csv")
+    for header, values in COLUMNS.items():
+        np.testing.assert_array_equal(by_pandas[header].to_numpy().astype(values.dtype), values)
+    with (tmp_path / "objects.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == list(COLUMNS)
+    assert rows[2][1] == ""  # NaN is an empty cell
+    assert rows[2][4] == 'a "b", c'
+
+
+def test_an_empty_table_keeps_its_types(tmp_path: Path) -> None:
+    write_table(tmp_path, "none", {header: values[:0] for header, values in COLUMNS.items()})
+    table = read_table(tmp_path, "none")
+    assert len(table) == 0
+    assert table["object_id"].dtype == np.uint32
+    assert pd.api.types.is_string_dtype(table["kind"])
+    assert (tmp_path / "none.csv").read_text().count("\n") == 1
+
+
+def test_a_masked_integer_is_missing(tmp_path: Path) -> None:
+    write_table(tmp_path, "t", {"n": np.ma.array([1, 2, 3], mask=[False, True, False])})
+    assert read_table(tmp_path, "t")["n"].isna().tolist() == [False, True, False]
+
+
+def test_equal_tables_are_equal_files(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_table(tmp_path / folder, "objects", COLUMNS)
+    for suffix in ("csv", "parquet"):
+        assert (tmp_path / f"a/objects.{suffix}").read_bytes() == (tmp_path / f"b/objects.{suffix}").read_bytes()
+    assert len(list((tmp_path / "a").iterdir())) == 2
+
+
+def test_a_long_table_has_no_csv_and_leaves_none_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_table(tmp_path, "t", {"n": np.arange(3)})
+    assert (tmp_path / "t.csv").exists()
+    monkeypatch.setattr(tables, "CSV_ROWS", 4)
+    write_table(tmp_path, "t", {"n": np.arange(4)})
+    assert not (tmp_path / "t.csv").exists()
+    assert len(read_table(tmp_path, "t")) == 4
+
+
+def test_columns_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="columns of table 't' have different lengths"):
+        write_table(tmp_path, "t", {"a": np.arange(3), "b": np.arange(4)})
+
+
+def test_a_table_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError, match=r"objects.parquet does not exist. Check that the run is complete"):
+        read_table(tmp_path, "objects")
