@@ -1,10 +1,10 @@
 """Volumes that do not fit in memory: the answer a whole-volume run would give, from a cluster of chunk tasks.
 
-    import chunkflow as cf
+import chunkflow as cf
 
-    pipeline = cf.Pipeline.from_yaml("pipeline.yaml")
-    result = pipeline.plan("in.ome.zarr", "out").run()
-    result.objects, result.branches, result.graph
+pipeline = cf.Pipeline.from_yaml("pipeline.yaml")
+result = pipeline.plan("in.ome.zarr", "out").run()
+result.objects, result.branches, result.graph
 """
 
 from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline

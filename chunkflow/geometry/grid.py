@@ -76,8 +76,8 @@ class Grid:
     def neighbour(self, index: int, direction: Triple) -> int | None:
         """Index of the neighbouring block in one of the 26 directions, or None at the end of the volume."""
         there = triple(tuple(p + d for p, d in zip(self.position(index), direction, strict=True)))
-        inside = all(0 <= p < n for p, n in zip(there, self.counts, strict=True))
-        return self.index(there) if inside else None
+        is_inside = all(0 <= p < n for p, n in zip(there, self.counts, strict=True))
+        return self.index(there) if is_inside else None
 
     def touching(self, box: Box) -> Iterator[int]:
         """Indices of the blocks whose cores meet `box`, in order."""
@@ -85,7 +85,7 @@ class Grid:
             range(max(a, 0) // c, min(-(-b // c), n))
             for a, b, c, n in zip(box.start, box.stop, self.core, self.counts, strict=True)
         ]
-        return (self.index(position) for position in product(*ranges))
+        return (self.index(triple(position)) for position in product(*ranges))
 
     def read_amplification(self, halo: Triple) -> float:
         """Voxels read over voxels written, summed over the grid."""

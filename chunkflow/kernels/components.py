@@ -88,7 +88,7 @@ def volume_index(
     return np.asarray(((z + start[0]) * volume[1] + (y + start[1])) * volume[2] + (x + start[2]), dtype=np.int64)
 
 
-def dense_labels(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+def dense_labels(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
     """Labels replaced by their rank, so that a kernel can index arrays with them.
 
     Only the first voxel of each run of equal labels is sorted: on images of objects that is a few per cent of them.
@@ -99,19 +99,19 @@ def dense_labels(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.ui
 
     Returns
     -------
-    (Z, Y, X) int64, 0 where the label is 0, else 1 + its position in the second array; and (K,) uint64, the non-zero
+    (Z, Y, X) uint32, 0 where the label is 0, else 1 + its position in the second array; and (K,) uint64, the non-zero
     labels present, increasing.
     """
     flat = _as_unsigned(labels).ravel()
     starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
-    present, rank = np.unique(flat[starts], return_inverse=True)
-    rank = rank.astype(np.int64)
+    present, position = np.unique(flat[starts], return_inverse=True)
+    rank = position.astype(np.uint32)
     if present[0] == 0:
         present = present[1:]
     else:
         rank += 1
-    dense = np.repeat(rank, np.diff(starts, append=flat.size)).reshape(labels.shape)
-    return dense, present.astype(np.uint64)
+    dense = np.repeat(rank, np.diff(starts, append=flat.size))
+    return dense.reshape(labels.shape), present.astype(np.uint64)
 
 
 def _as_unsigned(values: NDArray[Any]) -> NDArray[Any]:

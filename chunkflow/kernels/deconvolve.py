@@ -174,7 +174,7 @@ def working_set_bytes(shape: Triple, psf_shape: Triple, kind: str = "cpu") -> in
     """
     padded = fft_shape(shape, psf_shape)
     slab = min(4 * prod(padded), max(SLAB_BYTES[kind], 4 * padded[1] * padded[2], 4 * padded[0] * padded[2]))
-    return 2 * 4 * prod(padded) + 2 * 8 * prod(_spectrum_shape(padded)) + max(4 * prod(shape), 3 * slab)
+    return 2 * 4 * prod(padded) + 2 * 8 * prod(_spectrum_shape(padded)) + 4 * prod(shape) + 5 * slab
 
 
 def _spectrum_shape(padded: Triple) -> Triple:

@@ -201,7 +201,7 @@ def _touches_border(totals: ObjectSums, volume_shape: Triple) -> NDArray[np.bool
 
 
 def _intensity_sums(
-    dense: NDArray[np.int64], rows: int, intensity: NDArray[Any] | None, scale_power: int
+    dense: NDArray[np.uint32], rows: int, intensity: NDArray[Any] | None, scale_power: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Limbs of the sums of q and q^2, not carried, and (rows, 2) smallest and largest intensity."""
     sums, squares = np.zeros((rows, _SUM_LIMBS), np.int64), np.zeros((rows, _SQUARE_LIMBS), np.int64)
@@ -236,7 +236,7 @@ def _integers(limbs: NDArray[np.int64]) -> NDArray[np.object_]:
 
 @njit(cache=True, nogil=True)
 def _add_positions(
-    dense: NDArray[np.int64], count: NDArray[np.int64], moment: NDArray[np.int64], extent: NDArray[np.int64]
+    dense: NDArray[np.uint32], count: NDArray[np.int64], moment: NDArray[np.int64], extent: NDArray[np.int64]
 ) -> None:
     """Add run after run of equal labels; `extent` is (K, 3, 2), the smallest and largest z, y, x."""
     depth, height, width = dense.shape
@@ -271,7 +271,7 @@ def _fixed_point(values: NDArray[np.floating], scale: float) -> NDArray[np.int64
 
 @njit(cache=True, nogil=True)
 def _add_intensities(
-    dense: NDArray[np.int64], values: NDArray[np.integer], sums: NDArray[np.int64], squares: NDArray[np.int64]
+    dense: NDArray[np.uint32], values: NDArray[np.integer], sums: NDArray[np.int64], squares: NDArray[np.int64]
 ) -> None:
     """Add q and q^2 to the limbs, without carrying: each voxel adds less than 2^34 to a limb."""
     mask, shift = np.uint64(_MASK), np.uint64(_LIMB)
@@ -299,7 +299,7 @@ def _add_intensities(
 
 
 @njit(cache=True, nogil=True)
-def _add_limits(dense: NDArray[np.int64], values: NDArray[Any], limits: NDArray[np.float64]) -> None:
+def _add_limits(dense: NDArray[np.uint32], values: NDArray[Any], limits: NDArray[np.float64]) -> None:
     depth, height, width = dense.shape
     for z in range(depth):
         for y in range(height):

@@ -17,7 +17,7 @@ components of that graph without the regions of l that do not hold the outside. 
 makes this cheap for all labels at once: whatever has a tree path that avoids l is outside, so only the descendants of
 l's regions are in question.
 
-Memory: about 60 bytes per region and 16 per contact in one process; a volume with 10^8 regions takes some 10 GB.
+Memory: about 150 bytes per region and 80 per contact in one process; a volume with 10^8 regions takes some 40 GB.
 Time of `object_topology`: regions times their depth in the tree, which is 3 for objects in one background and about the
 number of objects across the volume where objects fill it.
 """
@@ -265,7 +265,7 @@ def _count_components(
 
 
 @njit(cache=True, nogil=True)
-def _sum_vertices(dense: NDArray[np.int64], owned_cells: NDArray[np.int64], chi: NDArray[np.int64]) -> None:
+def _sum_vertices(dense: NDArray[np.uint32], owned_cells: NDArray[np.int64], chi: NDArray[np.int64]) -> None:
     depth, height, width = dense.shape
     around = np.empty(8, np.int64)
     for z in range(depth - 1):

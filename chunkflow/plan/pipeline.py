@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -115,7 +116,7 @@ class Pipeline:
         keys = [stage.key for stage in self.stages]
         if not keys:
             raise ConfigError("the pipeline has no stages", f"Add some of {', '.join(order)}")
-        for before, after in zip(keys, keys[1:], strict=False):
+        for before, after in pairwise(keys):
             if before == after:
                 raise ConfigError(f"stage {after} stands twice", "Keep one of them")
             if order.index(before) > order.index(after):

@@ -37,7 +37,7 @@ from chunkflow.storage.volume import Volume, missing_chunks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from chunkflow.results import Result
+    from chunkflow.run.result import Result
 
 BLOCK_SIDES = (256, 192, 128, 96, 64, 32)
 SMALL_CHUNK = 16
@@ -277,7 +277,8 @@ def _open_inputs(pipeline: Pipeline, volume: Volume | str | Path | None) -> tupl
     mask = open_volume(options.mask)
     if mask.shape != source.shape:
         raise UsageError(
-            f"the mask {options.mask} has shape {mask.shape}, the input {source.shape}", "Give a mask on the input's grid"
+            f"the mask {options.mask} has shape {mask.shape}, the input {source.shape}",
+            "Give a mask on the input's grid",
         )
     return source, mask
 
@@ -307,7 +308,7 @@ def _settle(
     drafts, flow = _drafts(pipeline, source, mask, block)
     saved = _saved(pipeline, drafts)
     levels: dict[str, Sequence[Scale]] = {}
-    for spec, draft in saved:
+    for spec in saved:
         above, levels[spec.name] = pyramid.levels(
             array=spec.name,
             dtype=spec.dtype,
@@ -318,7 +319,7 @@ def _settle(
             mode=pipeline.output.pyramid,
         )
         drafts += above
-    kept = {spec.name for spec, _ in saved}
+    kept = {spec.name for spec in saved}
     reads = [_reads(draft) for draft in drafts]
     used = {name for names in reads for name in names}
     drafts = [replace(d, writes=tuple(w for w in d.writes if w.name in used | kept or "@" in w.name)) for d in drafts]
@@ -368,9 +369,9 @@ def _drafts(pipeline: Pipeline, source: Volume, mask: Volume | None, block: Trip
     return drafts, flow
 
 
-def _saved(pipeline: Pipeline, drafts: Sequence[Draft]) -> list[tuple[ArraySpec, Draft]]:
-    """The arrays that are kept, with the drafts that write them."""
-    made = {spec.name: (spec, draft) for draft in drafts for spec in draft.writes}
+def _saved(pipeline: Pipeline, drafts: Sequence[Draft]) -> list[ArraySpec]:
+    """The arrays that are kept."""
+    made = {spec.name: spec for draft in drafts for spec in draft.writes}
     for name in ("probability", "mask"):
         if name in pipeline.output.save and name not in made:
             stage = "predict" if name == "probability" else "threshold, or predict with a threshold, and label"
@@ -453,4 +454,3 @@ def _check_memory(plan: Plan) -> None:
             f"{plan.memory / 2**20:.0f} MiB there are",
             f"Use fewer workers, {remedy}",
         )
-

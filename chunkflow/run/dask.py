@@ -8,7 +8,8 @@ is at fault.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -50,7 +51,7 @@ class DaskEngine:
         """Workers right now; at least 1, since more may come."""
         return max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
 
-    def map(self, function: Callable[[int], R], units: Iterable[int]) -> Iterator[Outcome[R]]:
+    def map(self, function: Callable[[int], R], units: Sequence[int]) -> Iterator[Outcome[R]]:
         """See `chunkflow.run.engine.Engine`."""
         suspects: list[int] = []
         for unit, outcome in self._windowed(function, units, WINDOW * self.workers):
@@ -64,7 +65,7 @@ class DaskEngine:
 
     def _windowed(self, function: Callable[[int], R], units: Iterable[int], window: int) -> Iterator[Outcome[R]]:
         waiting = iter(units)
-        running: dict[Future, int] = {}
+        running: dict[Future[Any], int] = {}
         completed = as_completed([], with_results=False)
         try:
             while True:
@@ -112,7 +113,7 @@ def local_engine(workers: int, memory_bytes: int, device: str = "cpu") -> DaskEn
             memory_limit=memory_bytes,
             host="127.0.0.1",
             dashboard_address=None,
-            silence_logs="critical",
+            silence_logs=logging.CRITICAL,
         )
         client = Client(cluster)
 
@@ -148,7 +149,7 @@ def _worker_kind(device: str) -> str:
     return compute_kind(find_device(device))
 
 
-def _outcome(future: Future) -> Any:
+def _outcome(future: Future[Any]) -> Any:
     """The result or the error; a future that was lost counts as a death, to be run again."""
     try:
         return future.result()

@@ -18,7 +18,7 @@ import shutil
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -39,16 +39,14 @@ from chunkflow.errors import (
     IntegrityError,
     UsageError,
 )
-from chunkflow.kernels import thinning
 from chunkflow.plan.plan import Pass, Plan
-from chunkflow.run.engine import Engine, SerialEngine, ThreadsEngine
+from chunkflow.run.engine import Engine, Outcome, R, SerialEngine, ThreadsEngine
 from chunkflow.run.journal import Journal
 from chunkflow.run.lock import OutputLock, next_epoch
 from chunkflow.run.places import Places
 from chunkflow.run.publish import publish
 from chunkflow.run.worker import Job, Needed, Source, UnitResult, run_unit
 from chunkflow.stages.label import label_dtype
-from chunkflow.stages.skeleton import Skeleton
 from chunkflow.storage.files import object_sizes, sweep_partial_files, write_atomic
 from chunkflow.storage.identity import differences
 from chunkflow.storage.layout import ArrayLayout
@@ -119,50 +117,49 @@ def run_plan(
             _forget(plan.output / "run")
         _check_input(plan)
         _check_space(plan)
+        engine = _chosen(plan, client, on, workers, found)
         journal = Journal.open(plan.output / "run" / "journal.jsonl")
         try:
-            _run_locked(plan, journal, found, client, on, workers, say)
+            _run_locked(plan, journal, engine, found, say)
         finally:
             journal.close()
+            engine.close()
     return open_result(plan.output)
 
 
-def _run_locked(
-    plan: Plan,
-    journal: Journal,
-    device: Device,
-    client: Any,
-    on: str | None,
-    workers: int | None,
-    say: Listener,
-) -> None:
-    with _engine(plan, client, on, workers, device) as start:
-        engine, kind = start()
-        places = Places(plan, plan.fingerprints(kind))
-        sweep_partial_files(plan.output)
-        epoch = next_epoch(places.run)
-        journal.append("start", time=time(), epoch=epoch[1], kind=kind, host=socket.gethostname(), pid=os.getpid())
-        _store_plan(plan, places, kind)
-        run = Run(plan, places, journal, engine, device, epoch, say)
-        for warning in plan.warnings:
-            say({"event": "warning", "text": warning})
-        try:
-            needed = _needed(run)
-            say({"event": "plan", "passes": [p.name for p in plan.passes], "needed": [p.name for p in needed]})
-            for p in plan.passes:
-                if p in needed:
-                    _run_pass(run, p)
-                else:
-                    say({"event": "reused", "pass": p.name, "units": p.units})
-                _warn_of_common_value(run, p)
-            _audit(run)
-            publish(plan, places, journal)
-            _drop_temporaries(run)
-        except BaseException as error:
-            code = error.exit_code if isinstance(error, ChunkflowError) else 1
-            journal.append("end", time=time(), code=130 if isinstance(error, KeyboardInterrupt) else code)
-            raise
-        journal.append("end", time=time(), code=0)
+def _run_locked(plan: Plan, journal: Journal, engine: Engine, device: Device, say: Listener) -> None:
+    kind = engine.kind()
+    places = Places(plan, plan.fingerprints(kind))
+    sweep_partial_files(plan.output)
+    epoch = next_epoch(places.run)
+    journal.append("start", time=time(), epoch=epoch[1], kind=kind, host=socket.gethostname(), pid=os.getpid())
+    _store_plan(plan, places, kind)
+    run = Run(plan, places, journal, engine, device, epoch, say)
+    for warning in plan.warnings:
+        say({"event": "warning", "text": warning})
+    try:
+        _compute(run)
+    except BaseException as error:
+        code = error.exit_code if isinstance(error, ChunkflowError) else 1
+        journal.append("end", time=time(), code=130 if isinstance(error, KeyboardInterrupt) else code)
+        raise
+    journal.append("end", time=time(), code=0)
+
+
+def _compute(run: Run) -> None:
+    """Everything between the first line of the journal and the last."""
+    needed = _needed(run)
+    names = {p.name for p in needed}
+    run.say({"event": "plan", "passes": [p.name for p in run.plan.passes], "needed": [p.name for p in needed]})
+    for p in run.plan.passes:
+        if p.name in names:
+            _run_pass(run, p)
+        else:
+            run.say({"event": "reused", "pass": p.name, "units": p.units})
+        _warn_of_common_value(run, p)
+    _audit(run)
+    publish(run.plan, run.places, run.journal)
+    _drop_temporaries(run)
 
 
 def _check_output(plan: Plan, overwrite: bool) -> None:
@@ -204,24 +201,13 @@ def _check_input(plan: Plan) -> None:
 def _check_space(plan: Plan) -> None:
     free = shutil.disk_usage(plan.output).free
     # Labels and masks compress a hundredfold; images hardly, and floats never to less than a tenth.
-    least = sum(a.nbytes for a in plan.arrays.values() if a.layout.dtype.startswith("float")) // 10
-    if free < max(RESERVE_BYTES, least):
+    floats = sum(a.nbytes for a in plan.arrays.values() if a.layout.dtype.startswith("float"))
+    least = max(RESERVE_BYTES, floats // 10)
+    if free < least:
         raise DiskFullError(
-            f"{plan.output} has {free / 2**20:.0f} MiB free, the run needs at least {max(RESERVE_BYTES, least) / 2**20:.0f}",
+            f"{plan.output} has {free / 2**20:.0f} MiB free, the run needs at least {least / 2**20:.0f} MiB",
             "Free some space, or choose another output",
         )
-
-
-@contextmanager
-def _engine(
-    plan: Plan, client: Any, on: str | None, workers: int | None, device: Device
-) -> Iterator[Callable[[], tuple[Engine, str]]]:
-    """A function that gives the engine and its compute kind; a cluster starts when the first pass needs it."""
-    engine = _chosen(plan, client, on, workers, device)
-    try:
-        yield lambda: (engine, engine.kind())
-    finally:
-        engine.close()
 
 
 def _chosen(plan: Plan, client: Any, on: str | None, workers: int | None, device: Device) -> Engine:
@@ -253,20 +239,28 @@ class LocalEngine:
     name = "local"
 
     def __init__(self, workers: int, memory_bytes: int, device: Device) -> None:
-        self.workers = workers
+        self._workers = workers
         self._memory = memory_bytes
         self._device = device
         self._cluster: Engine | None = None
 
-    def map(self, function: Callable[[int], Any], units: Sequence[int]) -> Iterator[Any]:
+    @property
+    def workers(self) -> int:
+        """Processes that the cluster has, or will have."""
+        return self._workers
+
+    def map(self, function: Callable[[int], R], units: Sequence[int]) -> Iterator[Outcome[R]]:
         """See `chunkflow.run.engine.Engine`."""
         if len(units) <= 1 and self._cluster is None:
             return SerialEngine(self._device.kind).map(function, units)
-        if self._cluster is None:
-            from chunkflow.run.dask import local_engine
+        cluster = self._cluster or self._start()
+        return cluster.map(function, units)
 
-            self._cluster = local_engine(self.workers, self._memory, self._device.kind)
-        return self._cluster.map(function, units)
+    def _start(self) -> Engine:
+        from chunkflow.run.dask import local_engine
+
+        self._cluster = local_engine(self._workers, self._memory, self._device.kind)
+        return self._cluster
 
     def kind(self) -> str:
         """The cluster's compute kind: it is this machine's."""
@@ -325,6 +319,9 @@ def _is_intact(run: Run, p: Pass, unit: int) -> bool:
     if object_sizes("", [str(record)]) != [done["record"]]:
         return False
     sizes = list(done["objects"])
+    if p.draft.merge is not None:
+        parts = object_sizes(folder, [str(path) for path in folder.glob("*/*.rec")])
+        return [len(parts), sum(size or 0 for size in parts)] == sizes
     for spec in p.draft.writes:
         names = run.places.objects(spec.name, unit, run.plan.arrays[spec.name].layout)
         expected, sizes = sizes[: len(names)], sizes[len(names) :]
@@ -402,7 +399,9 @@ def _job(run: Run, p: Pass) -> Job:
     for spec in p.draft.writes:
         array = plan.arrays[spec.name]
         scale = plan.scale
-        volume = create_array(places.locate(spec.name, published), _final_layout(run, array.layout, array.labels), scale)
+        volume = create_array(
+            places.locate(spec.name, published), _final_layout(run, array.layout, array.labels), scale
+        )
         writes[spec.source] = Source(volume.path)
     constants = places.constants(p.name)
     if p.draft.constants:

@@ -7,7 +7,7 @@ with their number and little is lost when it dies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -22,9 +22,12 @@ class Engine(Protocol):
     """Maps a picklable function over unit numbers."""
 
     name: str
-    workers: int
 
-    def map(self, function: Callable[[int], R], units: Iterable[int]) -> Iterator[Outcome[R]]:
+    @property
+    def workers(self) -> int:
+        """Units that can be computed at once."""
+
+    def map(self, function: Callable[[int], R], units: Sequence[int]) -> Iterator[Outcome[R]]:
         """(unit, result or error) of every unit, as they finish."""
 
     def kind(self) -> str:
@@ -43,7 +46,7 @@ class SerialEngine:
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
 
-    def map(self, function: Callable[[int], R], units: Iterable[int]) -> Iterator[Outcome[R]]:
+    def map(self, function: Callable[[int], R], units: Sequence[int]) -> Iterator[Outcome[R]]:
         """See `Engine`."""
         for unit in units:
             yield unit, _attempt(function, unit)
@@ -62,17 +65,22 @@ class ThreadsEngine:
     name = "threads"
 
     def __init__(self, workers: int, device: str = "cpu") -> None:
-        self.workers = workers
+        self._workers = workers
         self.device = device
 
-    def map(self, function: Callable[[int], R], units: Iterable[int]) -> Iterator[Outcome[R]]:
+    @property
+    def workers(self) -> int:
+        """Threads."""
+        return self._workers
+
+    def map(self, function: Callable[[int], R], units: Sequence[int]) -> Iterator[Outcome[R]]:
         """See `Engine`."""
         waiting = iter(units)
-        with ThreadPoolExecutor(self.workers) as pool:
+        with ThreadPoolExecutor(self._workers) as pool:
             running: dict[Future[R | BaseException], int] = {}
             try:
                 while True:
-                    for unit in islice(waiting, 2 * self.workers - len(running)):
+                    for unit in islice(waiting, 2 * self._workers - len(running)):
                         running[pool.submit(_attempt, function, unit)] = unit
                     if not running:
                         return

@@ -1,10 +1,10 @@
 """Where everything of a run lies, inside the output folder.
 
-    out/run/plan.json, input.json      what the run was planned with
-    out/run/journal.jsonl, lock, epoch
-    out/run/arrays/PASS-FP/NAME        arrays until they are published (or deleted)
-    out/run/records/PASS-FP/           records of units, values of merges
-    out/image.ome.zarr/0 ...           published arrays: moved there by renaming
+out/run/plan.json, input.json      what the run was planned with
+out/run/journal.jsonl, lock, epoch
+out/run/arrays/PASS-FP/NAME        arrays until they are published (or deleted)
+out/run/records/PASS-FP/           records of units, values of merges
+out/image.ome.zarr/0 ...           published arrays: moved there by renaming
 """
 
 from __future__ import annotations

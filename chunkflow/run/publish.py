@@ -43,17 +43,15 @@ def publish(plan: Plan, places: Places, journal: Journal) -> None:
 
 
 def _move(staged: Path, target: Path) -> None:
-    if not staged.exists():
-        return  # there already, from this run or an earlier one
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        aside = target.with_name(f".{target.name}.old")
-        shutil.rmtree(aside, ignore_errors=True)
-        target.rename(aside)
+    """Put an array in its place; what was there is set aside first and deleted last."""
+    aside = target.with_name(f".{target.name}.old")
+    if staged.exists():  # otherwise it is there already, from this run or an earlier one
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            target.rename(aside)
         staged.rename(target)
-        shutil.rmtree(aside)
-    else:
-        staged.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_groups(plan: Plan) -> None:
@@ -114,5 +112,3 @@ def _write_graph(folder: Path, nodes: Columns, branches: Columns, curves: dict[s
     if len(np.unique(nodes["object_id"])) <= SWC_OBJECTS:
         graphs.write_swc(folder / "swc", nodes, branches, **curves)
     graphs.write_precomputed(folder / "precomputed", nodes, branches, **curves)
-
-

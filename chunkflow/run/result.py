@@ -12,7 +12,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from chunkflow.errors import InputNotFoundError, IncompleteError
+from chunkflow.errors import IncompleteError, InputNotFoundError
 from chunkflow.run.journal import Journal
 from chunkflow.run.places import run_folder
 from chunkflow.storage.omezarr import open_volume
@@ -116,13 +116,11 @@ class Result:
         return read_table(self.path / "tables", "nodes")
 
     @cached_property
-    def graph(self) -> nx.MultiGraph:
+    def graph(self) -> nx.MultiGraph[Any]:
         """Everything as a multigraph: nodes by node_id, edges by branch_id with `points` (N, 3) in um."""
         return self._graph(self.nodes, self.branches)
 
-    def graph_of(
-        self, *, objects: Collection[int] | None = None, box_um: Any = None
-    ) -> nx.MultiGraph:
+    def graph_of(self, *, objects: Collection[int] | None = None, box_um: Any = None) -> nx.MultiGraph[Any]:
         """The part of the graph that belongs to some objects, or whose nodes lie in a box.
 
         Parameters
@@ -147,15 +145,21 @@ class Result:
             raise InputNotFoundError(f"the run in {self.path} left no {name}", "Check chunkflow status")
         return read_record(merged_path(found[-1]))
 
-    def _graph(self, nodes: pd.DataFrame, branches: pd.DataFrame) -> nx.MultiGraph:
+    def _graph(self, nodes: pd.DataFrame, branches: pd.DataFrame) -> nx.MultiGraph[Any]:
         curves = self.pass_values("graph")
         points, offsets = curves["curves.points_um"], curves["curves.offsets"]
-        graph = nx.MultiGraph()
+        graph: nx.MultiGraph[Any] = nx.MultiGraph()
         graph.add_nodes_from((row["node_id"], row) for row in nodes.to_dict("records"))
         for row in branches.to_dict("records"):
             branch = int(row["branch_id"])
             curve = points[offsets[branch] : offsets[branch + 1]]
-            graph.add_edge(row["node_a"], row["node_b"], key=branch, points=curve, **row)
+            graph.add_edge(
+                row["node_a"],
+                row["node_b"],
+                key=branch,
+                points=curve,
+                **{str(name): value for name, value in row.items()},
+            )
         return graph
 
     def _volume(self, name: str) -> ResultVolume | None:

@@ -80,7 +80,8 @@ class Job:
 class UnitResult:
     """What a unit reports, under a kilobyte.
 
-    objects : size of each file of its arrays, in the order of `Job.writes` and of `objects_of`; 0 where there is none
+    objects : size of each file of its arrays, in the order of `Job.writes` and of `objects_of`; 0 where there is none.
+        Of a merge: the number of its parts and their size together
     record : size of its record
     peak_bytes : largest resident size of the process so far
     """
@@ -115,9 +116,8 @@ def _run_merge(job: Job) -> tuple[tuple[int, ...], int]:
     merged = job.merge.run(_records(job), _values(job, None))
     _check_epoch(job)
     folder = Path(job.records)
-    for block, part in merged.parts:
-        write_record(record_path(folder, block), part)
-    return (), write_record(merged_path(folder), merged.values)
+    sizes = [write_record(record_path(folder, block), part) for block, part in merged.parts]
+    return (len(sizes), sum(sizes)), write_record(merged_path(folder), merged.values)
 
 
 def _run_block(job: Job, unit: int) -> tuple[tuple[int, ...], int]:

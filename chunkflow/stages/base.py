@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkflow.backend import to_host
 from chunkflow.errors import IntegrityError
 from chunkflow.geometry.box import Box, Triple
 from chunkflow.geometry.grid import Grid
@@ -276,8 +277,6 @@ def hull(boxes: Sequence[Box]) -> Box:
 
 def host(array: Any) -> NDArray[Any]:
     """`array` in host memory, contiguous: for kernels written for the CPU."""
-    from chunkflow.backend import to_host
-
     return np.ascontiguousarray(to_host(array))
 
 

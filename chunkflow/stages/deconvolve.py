@@ -117,9 +117,7 @@ class Deconvolve:
 
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
-            raise ConfigError(
-                f"deconvolve: unknown algorithm {self.algorithm!r}", nearest(self.algorithm, ALGORITHMS)
-            )
+            raise ConfigError(f"deconvolve: unknown algorithm {self.algorithm!r}", nearest(self.algorithm, ALGORITHMS))
         if self.iterations < 1:
             raise ConfigError(f"deconvolve: {self.iterations} iterations restore nothing", "Use 1 or more, say 10")
         if not 0 < self.tolerance < 1:

@@ -165,9 +165,7 @@ class Seams:
         return Output(record={name: np.concatenate([empty, *rows]) for name, rows in found.items()})
 
     @staticmethod
-    def _regions(
-        here: Record, there: Record, direction: Triple, neighbour: int, found: dict[str, list[Pairs]]
-    ) -> None:
+    def _regions(here: Record, there: Record, direction: Triple, neighbour: int, found: dict[str, list[Pairs]]) -> None:
         a, b = _shell(here, "region_"), _shell(there, "region_")
         if sum(map(abs, direction)) == 1:
             found["faces"].append(_rows(contact.touching(a, b, direction, 6), neighbour))
@@ -388,4 +386,3 @@ class Label:
                 "label: no stage before it says what foreground is", "Put threshold or predict in front of it"
             )
         return flow.mask_steps, flow.mask_needs, "mask"
-

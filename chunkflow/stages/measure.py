@@ -177,8 +177,6 @@ class Measure:
         if flow.kind != "image" or self.intensity == "none":
             return Sums(intensity=None, dtype="uint8", resampling=None, limits="")
         if self.intensity == "image":
-            return Sums(
-                intensity=str(flow.image), dtype=flow.image_dtype, resampling=None, limits=flow.image_range
-            )
+            return Sums(intensity=str(flow.image), dtype=flow.image_dtype, resampling=None, limits=flow.image_range)
         dtype = "float32" if flow.resampling else flow.input_dtype
         return Sums(intensity="input", dtype=dtype, resampling=flow.resampling, limits=flow.input_range)

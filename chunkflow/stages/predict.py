@@ -18,7 +18,8 @@ from chunkflow.backend import array_module
 from chunkflow.errors import ConfigError, ModelError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.kernels import blend, threshold
-from chunkflow.models import load, predict
+from chunkflow.models import load
+from chunkflow.models.predict import predict
 from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Merged, Output, Record, Region, View, iterate
 from chunkflow.stages.scan import Range, range_draft
 from chunkflow.stages.threshold import Above, Histogram, bins_of
@@ -71,9 +72,7 @@ class Infer:
         ]
         weights = xp.asarray(blend.gaussian_weights(self.patch))
         predicted = self._predictions(xp, Region(region.box, image), at, view.device)
-        return Output(
-            arrays={"probability": blend.blend(predicted, weights, core_start=out.start, core_stop=out.stop)}
-        )
+        return Output(arrays={"probability": blend.blend(predicted, weights, core_start=out.start, core_stop=out.stop)})
 
     def _predictions(
         self, xp: Any, image: Region, starts: Sequence[Triple], device: str
@@ -83,7 +82,7 @@ class Infer:
         for first in range(0, len(starts), self.batch):
             group = starts[first : first + self.batch]
             patches = xp.stack([blend.cut_patch(image.data, image.box.start, s, self.patch, self.shape) for s in group])
-            probabilities = predict.predict(
+            probabilities = predict(
                 model, patches[:, None], activation=self.activation, channel=self.channel, batch=self.batch
             )
             yield from zip(group, probabilities, strict=True)

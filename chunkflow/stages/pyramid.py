@@ -1,7 +1,7 @@
 """Coarser copies of every saved array, each level from the level below, so that viewers open terabytes.
 
-A level halves y and x, and z while z is not coarser than they are, until no halved axis is longer than 256. Images are averaged over
-the voxels that exist; labels take the most frequent id, ties the smallest that is not background.
+A level halves y and x, and z while z is not coarser than they are, until no halved axis is longer than 256. Images are
+averaged over the voxels that exist; labels take the most frequent id, ties the smallest that is not background.
 """
 
 from __future__ import annotations

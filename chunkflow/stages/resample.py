@@ -34,9 +34,7 @@ class Interpolate:
     def run(self, view: View, out: Box) -> Output:
         region = view.regions[self.array]
         r = self.resampling
-        data = resample.linear(
-            region.data, region.box.start, out.start, out.stop, r.shape_in, r.voxel_in, r.voxel_out
-        )
+        data = resample.linear(region.data, region.box.start, out.start, out.stop, r.shape_in, r.voxel_in, r.voxel_out)
         return Output(arrays={"image": data})
 
     def working_bytes(self, out: Triple) -> int:

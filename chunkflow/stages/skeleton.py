@@ -195,9 +195,7 @@ class MergeGraph:
                     parts.append(record[name])
         joined = {name: np.concatenate(parts) for name, parts in voxels.items()}
         order = np.argsort(joined["index"], kind="stable")
-        whole = graph.assemble(
-            joined["index"][order], joined["label"][order], joined["d2"][order], shape=self.shape
-        )
+        whole = graph.assemble(joined["index"][order], joined["label"][order], joined["d2"][order], shape=self.shape)
         unit_um = self.voxel_um[0] / sqrt(self.weights[0])
         pruned = pruning.prune(whole, prune_radii=self.prune_radii, spacing_um=self.voxel_um, unit_um=unit_um)
         label, b0, b1 = graph.loops_per_object(pruned)
@@ -213,9 +211,7 @@ class MergeGraph:
         spacing, origin = self.voxel_um, self.translation_um
         nodes = branches.node_columns(pruned, spacing_um=spacing, unit_um=unit_um, translation_um=origin)
         rows = branches.branch_columns(pruned, spacing_um=spacing, unit_um=unit_um)
-        curves = branches.polylines(
-            pruned, spacing_um=spacing, unit_um=unit_um, translation_um=origin, smooth=True
-        )
+        curves = branches.polylines(pruned, spacing_um=spacing, unit_um=unit_um, translation_um=origin, smooth=True)
         tables = {f"nodes.{name}": column for name, column in nodes.items()}
         tables |= {f"branches.{name}": column for name, column in rows.items()}
         tables |= {f"curves.{f.name}": getattr(curves, f.name) for f in fields(curves)}

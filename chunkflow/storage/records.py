@@ -69,10 +69,10 @@ class RecordFolder(Sequence[Arrays]):
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder = folder
-        self.count = count
+        self._count = count
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> Arrays: ...
@@ -80,8 +80,8 @@ class RecordFolder(Sequence[Arrays]):
     def __getitem__(self, index: slice) -> Sequence[Arrays]: ...
     def __getitem__(self, index: int | slice) -> Arrays | Sequence[Arrays]:
         if isinstance(index, slice):
-            return [self[i] for i in range(self.count)[index]]
-        if not 0 <= index < self.count:
+            return [self[i] for i in range(self._count)[index]]
+        if not 0 <= index < self._count:
             raise IndexError(index)
         return read_record(record_path(self.folder, index))
 

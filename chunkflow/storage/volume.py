@@ -11,6 +11,7 @@ An *absent* file still reads as the fill value: existence is checked with `objec
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -245,11 +246,8 @@ def create_array(path: str | Path, layout: ArrayLayout, scale: Scale, *, axes: s
     UsageError : if an array of another layout is there.
     """
     folder = local_path(path)
-    with disk_full_reported(folder):
-        try:
-            _create(folder, layout, axes)
-        except ContainsArrayError:
-            pass  # an earlier run, or another process just now
+    with disk_full_reported(folder), suppress(ContainsArrayError):  # of an earlier run, or another process just now
+        _create(folder, layout, axes)
     found = open_array(folder, scale, axes=axes, at=(0,) * len(layout.leading))
     if found.layout != layout:
         raise UsageError(f"{path} holds an array of another layout ({found.layout})", "Write to a fresh output")

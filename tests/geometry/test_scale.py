@@ -10,7 +10,8 @@ def test_a_coarse_voxel_is_centred_on_the_voxels_it_covers() -> None:
     fine = Scale((0.2, 0.056, 0.05), (10.0, 0.0, -3.0))
     coarse = fine.coarsened((1, 2, 4))
     assert coarse.voxel_um == (0.2, 0.112, 0.2)
-    covered = [[t + i * v for i in range(f)] for t, v, f in zip(fine.translation_um, fine.voxel_um, (1, 2, 4))]
+    axes = zip(fine.translation_um, fine.voxel_um, (1, 2, 4), strict=True)
+    covered = [[t + i * v for i in range(f)] for t, v, f in axes]
     assert coarse.translation_um == pytest.approx([sum(centres) / len(centres) for centres in covered])
 
 
@@ -26,13 +27,13 @@ def test_a_scale_survives_json() -> None:
 
 @pytest.mark.parametrize("voxel", [(0.0, 1.0, 1.0), (1.0, -0.5, 1.0)])
 def test_a_voxel_size_that_is_not_positive_is_refused(voxel: tuple[float, float, float]) -> None:
-    with pytest.raises(InputError, match="is not positive. Give three numbers above 0"):
+    with pytest.raises(InputError, match=r"is not positive. Give three numbers above 0"):
         Scale(voxel)
 
 
 @pytest.mark.parametrize("voxel", [(1.0, 1.0), (1.0, float("nan"), 1.0), (float("inf"), 1.0, 1.0)])
 def test_a_voxel_size_is_three_finite_numbers(voxel: tuple[float, ...]) -> None:
-    with pytest.raises(InputError, match="is not a number for each of z, y, x"):
+    with pytest.raises(InputError, match=r"is not a number for each of z, y, x"):
         Scale(voxel)  # type: ignore[arg-type]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -166,6 +166,17 @@ def test_every_chain_steps_from_neighbour_to_neighbour_and_touches_its_nodes(see
         np.testing.assert_array_equal(graph.points[at[one_voxel]], graph.nodes.position[ends[one_voxel]])
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_branches_are_ordered_by_nodes_and_second_voxel_and_loops_start_at_their_smaller_end(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    graph = graph_of(rng.random((9, 14, 11)) < 0.16)
+    chains = [list(map(tuple, chain.tolist())) for chain in np.split(graph.points, graph.offsets[1:-1])]
+    keys = [(a, b, chain[1]) for a, b, chain in zip(graph.node_a, graph.node_b, chains, strict=True)]
+    assert all(one < other for one, other in pairwise(keys))
+    loops = [chains[e] for e in np.flatnonzero(graph.node_a == graph.node_b)]
+    assert all(loop < loop[::-1] for loop in loops)
+
+
 @pytest.mark.parametrize("seed", range(15))
 def test_loop_edges_and_triangles_span_all_cycles_of_a_cluster_and_no_loop_edge_is_spare(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -216,12 +227,16 @@ def gf2_rank(rows: list[int]) -> int:
     return len(basis)
 
 
-def test_loop_edges_are_the_shortest_that_close_a_loop() -> None:
+def test_the_edge_that_closes_a_loop_is_the_longest_then_the_last() -> None:
     coords = np.array([[0, 0, 1], [0, 1, 0], [0, 1, 2], [0, 2, 1]])
     pairs = np.array([[0, 1], [0, 2], [1, 3], [2, 3]])
     tree, loops = expanded_edges(coords, pairs)
     assert tree.tolist() == [[0, 1], [0, 2], [1, 3]]
     assert loops.tolist() == [[2, 3]]
+
+    coords = np.array([[0, 0, 1], [0, 0, 2], [0, 1, 0], [0, 1, 3], [0, 2, 1], [0, 2, 2]])
+    pairs = np.array([[0, 1], [0, 2], [1, 3], [2, 4], [3, 5], [4, 5]])
+    assert expanded_edges(coords, pairs)[1].tolist() == [[3, 5]]  # a diagonal, though (4, 5) comes behind it
 
 
 def test_no_voxels_make_an_empty_graph() -> None:

@@ -24,7 +24,7 @@ def graph_of(mask: NDArray[np.bool_], d2: int | NDArray[np.int64] = 1) -> Skelet
 
 
 def drawn(*voxels: tuple[int, int], d2: int = 1) -> SkeletonGraph:
-    mask = np.zeros((1, 20, 20), np.bool_)
+    mask = np.zeros((1, 20, 80), np.bool_)
     for y, x in voxels:
         mask[0, y, x] = True
     return graph_of(mask, d2)
@@ -89,7 +89,11 @@ def test_the_same_branches_remain_as_by_the_definition(seed: int) -> None:
     pruned = prune(graph, prune_radii=radii, spacing_um=spacing, unit_um=1.0)
     expected = slow_prune(graph, radii, spacing)
     assert len(pruned.nodes.label) == expected.number_of_nodes()
-    found = [frozenset(map(tuple, chain.tolist())) for chain in np.split(pruned.points, pruned.offsets[1:-1])]
+    chains = [list(map(tuple, chain.tolist())) for chain in np.split(pruned.points, pruned.offsets[1:-1])]
+    keys = [(a, b, chain[1]) for a, b, chain in zip(pruned.node_a, pruned.node_b, chains, strict=False)]
+    assert all(one < other for one, other in pairwise(keys))
+    assert all(chains[e] < chains[e][::-1] for e in np.flatnonzero(pruned.node_a == pruned.node_b))
+    found = [frozenset(chain) for chain in chains]
     wanted = [frozenset(path) for _, _, path in expected.edges(data="path")]
     if len(pruned.node_a):
         assert sorted(map(sorted, found)) == sorted(map(sorted, wanted))
@@ -110,6 +114,7 @@ def test_components_and_loops_stay_and_no_node_of_degree_2_but_those_of_cycles(s
 
 
 BAR = [(5, x) for x in range(1, 16)]
+LONG_BAR = [(5, x) for x in range(1, 80)]
 
 
 def test_a_spur_goes_when_its_path_is_shorter_than_radius_and_one_voxel_and_not_when_it_is_as_long() -> None:
@@ -118,10 +123,28 @@ def test_a_spur_goes_when_its_path_is_shorter_than_radius_and_one_voxel_and_not_
         assert len(prune(graph, prune_radii=1.0, spacing_um=UNIT, unit_um=1.0).node_a) == branches
 
 
-def test_a_path_as_long_as_an_irrational_limit_stays() -> None:
-    graph = drawn(*BAR, (6, 7), (7, 8), (8, 9), (9, 9), d2=8)  # 2 sqrt 2 + 1 steps, the limit is sqrt 8 + 1
+@pytest.mark.parametrize("diagonals", range(1, 9))
+@pytest.mark.parametrize("height", [1, 5])  # sqrt(2) 2^30 is rounded up, sqrt(26) 2^30 down
+def test_a_path_as_long_as_an_irrational_limit_stays(diagonals: int, height: int) -> None:
+    spur = [(6 + k, 40 + k) for k in range(diagonals + 1)]
+    graph = drawn(*LONG_BAR, *spur, (6 + diagonals, 41 + diagonals), d2=(height**2 + 1) * diagonals**2)
+    spacing = (1.0, float(height), 1.0)
+    assert len(prune(graph, prune_radii=1.0, spacing_um=spacing, unit_um=1.0).node_a) == 3
+    assert len(prune(graph, prune_radii=1.00001, spacing_um=spacing, unit_um=1.0).node_a) == 1
+
+
+def test_the_step_across_a_thick_spot_counts() -> None:
+    graph = drawn(*LONG_BAR, *[(y, 40) for y in range(6, 15)], (10, 41), d2=49)  # 8 steps, 2 across (9..11, 40)
     assert len(prune(graph, prune_radii=1.0, spacing_um=UNIT, unit_um=1.0).node_a) == 3
-    assert len(prune(graph, prune_radii=1.00001, spacing_um=UNIT, unit_um=1.0).node_a) == 1
+    assert len(prune(graph, prune_radii=1.01, spacing_um=UNIT, unit_um=1.0).node_a) == 1
+
+
+def test_a_spur_that_grew_waits_for_its_new_length() -> None:
+    left = [(8, x) for x in range(1, 14)]
+    down = [(y, 9) for y in range(9, 15)]  # 5 steps
+    fork = [(8, 14), (7, 15), (6, 16), (9, 15), (10, 16), (11, 17)]  # 2.8 steps up; 4.2 down, 8.2 with the handle
+    pruned = prune(drawn(*left, *down, *fork, d2=400), prune_radii=1.0, spacing_um=UNIT, unit_um=1.0)
+    assert pruned.nodes.position[:, 1:].tolist() == [[8, 1], [11, 17]]
 
 
 def test_the_limit_is_in_um() -> None:
@@ -160,9 +183,20 @@ def test_a_pruned_lollipop_is_a_ring_at_its_smallest_voxel() -> None:
     pruned = prune(drawn(*ring, (6, 4), (7, 4), d2=100), prune_radii=1.0, spacing_um=UNIT, unit_um=1.0)
     assert pruned.is_ring.tolist() == [True]
     assert pruned.nodes.position.tolist() == [[0, 1, 4]]
-    assert (pruned.nodes.voxels.tolist(), pruned.nodes.first.tolist()) == ([1], [24])
+    assert (pruned.nodes.voxels.tolist(), pruned.nodes.first.tolist()) == ([1], [84])
     assert pruned.points[:4, 1:].tolist() == [[1, 4], [2, 3], [3, 2], [4, 3]]
     assert pruned.points[-1].tolist() == [0, 1, 4]
+
+
+def test_a_merged_loop_starts_towards_its_smaller_voxel_seen_from_its_junction() -> None:
+    junction_and_stick = [(10, 10), (11, 11), (12, 12), (13, 13), (14, 14)]
+    thick = [(4, 9), (4, 10), (4, 11), (3, 10)]  # merged; seen from here the left side comes first
+    left = [(5, 8), (6, 7), (7, 7), (8, 7), (9, 8), (10, 9)]
+    right = [(5, 12), (6, 13), (7, 13), (8, 12), (9, 11)]
+    pruned = prune(drawn(*junction_and_stick, *thick, *left, *right), prune_radii=0.0, spacing_um=UNIT, unit_um=1.0)
+    loop = int(np.flatnonzero(pruned.node_a == pruned.node_b)[0])
+    chain = pruned.points[pruned.offsets[loop] : pruned.offsets[loop + 1], 1:].tolist()
+    assert (chain[:2], chain[-2:]) == ([[10, 10], [9, 11]], [[10, 9], [10, 10]])
 
 
 def test_an_empty_graph_prunes_to_an_empty_graph() -> None:

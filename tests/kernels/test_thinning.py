@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -305,7 +306,7 @@ def test_distances_too_large_to_count_are_sorted_into_the_same_order(monkeypatch
 
 def test_scaling_all_weights_changes_nothing() -> None:
     labels = VOLUMES["balls"]
-    assert 8 * 64 * 81 * 4096 > thinning.MOST_BUCKETS  # the larger one is sorted by comparison
+    assert thinning.MOST_BUCKETS < 8 * 64 * 81 * 4096  # the larger one is sorted by comparison
     np.testing.assert_array_equal(one_shot(labels, (4096 * 4, 4096, 4096)), one_shot(labels, (4, 1, 1)))
 
 
@@ -318,6 +319,20 @@ def test_the_number_of_passes_bounds_the_history() -> None:
     np.testing.assert_array_equal(cut, np.where((whole > 2) & (whole < OPEN), ALIVE, whole))
     with pytest.raises(UsageError, match="254 passes"):
         thin(labels, distance2, origin=(0, 0, 0), open_borders=CLOSED, weights=(1, 1, 1), passes=254)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_memory_held_is_what_the_docstring_says(several: bool) -> None:
+    mask = np.tile(VOLUMES["blobs"], (2, 2, 2)) > 0
+    labels = cut_into_labels(mask, 1).astype(np.uint32) if several else mask
+    distance2 = squared_distance(labels, weights=(1, 1, 1), open_borders=CLOSED)
+    one_shot(labels[:9, :9, :9])  # compiles
+    tracemalloc.start()
+    thin(labels, distance2, origin=(0, 0, 0), open_borders=CLOSED, weights=(1, 1, 1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    padded = np.prod(np.array(mask.shape) + 2)
+    assert peak < (3 + 4 * several) * padded + 4 * mask.sum() + 2**16
 
 
 def test_background_alone_gives_nothing() -> None:
@@ -430,4 +445,4 @@ def test_any_order_with_unknown_voxels_is_certified_rightly(seed: int) -> None:
     )
     known = found != OPEN
     np.testing.assert_array_equal(found[known], truth[known])
-    assert known[labels > 0].mean() > 0.3
+    assert known[labels > 0].mean() > 0.1

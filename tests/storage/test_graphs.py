@@ -260,6 +260,9 @@ def test_files_of_a_noisy_graph_keep_or_name_every_loop(tmp_path: Path) -> None:
         vertices, pairs, _ = read_precomputed(tmp_path / "precomputed", int(label))
         assert len(pairs) - len(vertices) + b0 == b1 > 0
         assert len(vertices) == len(rows)
+        joined = rows[rows[:, 6] > 0][:, [0, 6]].astype(int) - 1
+        of_swc = segments((1000 * rows[:, 2:5]).round(), joined)
+        assert of_swc < segments(vertices.round(), pairs)
 
 
 def test_writing_twice_gives_the_same_bytes_and_leaves_no_partial_file(tmp_path: Path) -> None:

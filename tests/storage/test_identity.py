@@ -49,9 +49,7 @@ def test_another_meaning_of_the_same_files_is_a_difference(volume: Volume) -> No
 
 
 def test_another_shape_is_named_with_both(tmp_path: Path) -> None:
-    volumes = [
-        create_array(tmp_path / str(n), ArrayLayout((n, 9, 9), "uint8", (8, 8, 8), None), UNIT) for n in (9, 12)
-    ]
+    volumes = [create_array(tmp_path / str(n), ArrayLayout((n, 9, 9), "uint8", (8, 8, 8), None), UNIT) for n in (9, 12)]
     found = differences(*map(identity, volumes))
     assert found[0] == "shape 9x9x9 -> 12x9x9"
 

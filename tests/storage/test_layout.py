@@ -72,9 +72,9 @@ def test_sizes_that_do_not_divide_are_refused(chunk: Triple | None, shard: Tripl
 
 def test_old_zarr_has_no_shards() -> None:
     assert layout_for_core((64, 64, 64), (500, 500, 500), "uint8", 2).shard is None
-    with pytest.raises(PlanError, match="needs zarr format 3"):
+    with pytest.raises(PlanError, match=r"needs zarr format 3"):
         layout_for_core((64, 64, 64), (500, 500, 500), "uint8", 2, shard=(64, 64, 64))
-    with pytest.raises(PlanError, match="needs zarr format 3"):
+    with pytest.raises(PlanError, match=r"needs zarr format 3"):
         ArrayLayout((9, 9, 9), "uint8", (8, 8, 8), (8, 8, 8), 2)
 
 

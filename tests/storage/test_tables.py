@@ -72,7 +72,7 @@ def test_a_long_table_has_no_csv_and_leaves_none_behind(tmp_path: Path, monkeypa
 
 
 def test_columns_of_different_lengths_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="columns of table 't' have different lengths"):
+    with pytest.raises(UsageError, match=r"columns of table 't' have different lengths"):
         write_table(tmp_path, "t", {"a": np.arange(3), "b": np.arange(4)})
 
 

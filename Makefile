@@ -1,0 +1,41 @@
+# Everything a newcomer needs: `make demo`, `make test`. A second call installs nothing again.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow check setup bench docs clean
+
+demo: .venv/.run                ## a synthetic volume with known truth through the whole pipeline
+	$(BIN)/chunkflow demo
+
+test: check                     ## checks and tests, warnings as errors
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/.dev           ## the full matrices
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/.dev               ## lint, format, layers, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+setup: .venv/.dev               ## the environment for development
+
+bench: .venv/.dev               ## benchmarks against named peers, quick versions
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script --quick || exit 1; done
+
+clean:                          ## the environment and caches, not your data
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "chunkflow needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.run: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ .venv/.run
