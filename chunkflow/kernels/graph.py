@@ -3,10 +3,11 @@
 A skeleton voxel is *regular* when it has exactly two 26-neighbours of its label and these two do not touch each
 other. Regular voxels form chains; the 26-components of all the others are the clusters that chains end in:
 
-        o o o C . .            o  regular voxels, three chains
-              . C o o          C  one cluster of two voxels, a junction: one node at its mean
-              o . . .
-            o . . . .
+      ... o o C C C o o ...     o  regular voxels, three chains that go on
+                C               C  one cluster of four voxels, a junction: one node at its mean
+                o
+                o
+                :
 
 No triangle of touching voxels holds a regular voxel, so every loop of the object is a loop of chains and clusters or
 lies inside one cluster. A cluster without a loop inside becomes one node. Any other is *expanded*: its voxels become
@@ -16,7 +17,7 @@ object E - V + b0 is the number b1 of loops of the voxel set, which `loops_per_o
 
 The graph is a function of the voxel set alone: nodes, chains and their directions are ordered by coordinates.
 
-Scale: time and memory are linear in the voxels, about 0.4 kB of memory for each, all on the machine that assembles.
+Scale: time and memory are linear in the voxels, about 0.2 kB of memory for each, all on the machine that assembles.
 Only clusters with a loop inside cost more; `clusters.py` says what.
 """
 

@@ -66,9 +66,8 @@ def normalise(psf: NDArray[Any], *, background: float | None = None) -> NDArray[
 
     The centre is the brightest voxel within one voxel of the peak of the PSF smoothed by (1, 2, 1) along each axis, so
     that a hot pixel elsewhere does not take it; among equals (a PSF whose centre lies between voxels) the one nearest
-    `shape // 2`. Centring is by whole
-    voxels: planes of zeros are added on the short side, outer planes of zeros are dropped, nothing else is cut. A PSF
-    that is one voxel off its centre shifts everything it deconvolves by one voxel.
+    `shape // 2`. Centring is by whole voxels: planes of zeros are added on the short side, outer planes of zeros are
+    dropped, nothing else is cut. A PSF one voxel off its centre shifts all it deconvolves by one voxel.
 
     Parameters
     ----------

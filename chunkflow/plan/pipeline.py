@@ -187,11 +187,13 @@ class Pipeline:
         *,
         block: Triple | None = None,
         memory: int | None = None,
+        workers: int | None = None,
+        resume: bool = True,
     ) -> Plan:
         """Settle the passes for a volume; reads no voxel. See `chunkflow.plan.plan.make_plan`."""
         from chunkflow.plan.plan import make_plan
 
-        return make_plan(self, volume, output, block=block, memory=memory)
+        return make_plan(self, volume, output, block=block, memory=memory, workers=workers, resume=resume)
 
 
 def _stage_sections(value: Any) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ a block that does not fit the memory.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -194,6 +195,8 @@ class Plan:
                 {
                     "name": p.name,
                     "units": p.units,
+                    "merge": p.draft.merge is not None,
+                    "shape": list(p.draft.grid.shape),
                     "core": list(p.draft.grid.core),
                     "halo": list(p.halo),
                     "read_amplification": round(p.draft.grid.read_amplification(p.halo), 3) if p.reads else None,
@@ -210,8 +213,10 @@ class Plan:
                     "dtype": a.layout.dtype,
                     "chunk": list(a.layout.chunk),
                     "shard": list(a.layout.shard) if a.layout.shard else None,
+                    "zarr_format": a.layout.zarr_format,
                     "bytes": a.nbytes,
                     "kept": a.kept,
+                    "producer": a.producer,
                 }
                 for a in self.arrays.values()
             ],
@@ -229,13 +234,15 @@ def make_plan(
     block: Triple | None = None,
     memory: int | None = None,
     workers: int | None = None,
+    resume: bool = True,
 ) -> Plan:
     """Settle a pipeline on a volume.
 
     Parameters
     ----------
     volume, output : what to read and write; by default what the pipeline says.
-    block : nominal core of the blocks; by default the pipeline's, "auto" being the largest cube that fits.
+    block : nominal core of the blocks; by default the pipeline's. "auto" is that of the run in `output`, where there is
+        one and `resume` is true, so that another machine goes on with the same blocks; else the largest cube that fits.
     memory : bytes one worker may take; by default this machine's, shared among `workers` (default: one per core).
 
     Raises
@@ -247,7 +254,9 @@ def make_plan(
     target = Path(output if output is not None else str(pipeline.output.path))
     source, mask = _open_inputs(pipeline, volume)
     limit = memory or int(psutil.virtual_memory().total * MEMORY_SHARE / (workers or os.cpu_count() or 1))
-    wanted = block or (None if pipeline.block == "auto" else pipeline.block)
+    if workers is not None and workers < 1:
+        raise UsageError(f"{workers} workers cannot work", "Use 1 or more")
+    wanted = block or (pipeline.block if pipeline.block != "auto" else _stored_block(target) if resume else None)
     seen = _identity(source, mask, pipeline)
     if wanted is not None:
         plan = _settle(pipeline, source, mask, seen, target, wanted, limit)
@@ -261,6 +270,15 @@ def make_plan(
     return plan
 
 
+def _stored_block(output: Path) -> Triple | None:
+    """The block of the run that an output folder holds."""
+    path = output / "run" / "plan.json"
+    if not path.is_file():
+        return None
+    z, y, x = json.loads(path.read_text(encoding="utf-8"))["plan"]["block"]
+    return z, y, x
+
+
 def _open_inputs(pipeline: Pipeline, volume: Volume | str | Path | None) -> tuple[Volume, Volume | None]:
     options = pipeline.input
     if volume is None and options.path is None:
@@ -272,6 +290,10 @@ def _open_inputs(pipeline: Pipeline, volume: Volume | str | Path | None) -> tupl
         source = open_volume(path, channel=options.channel, time=options.time, level=options.level)
     if options.kind == "labels" and source.dtype.kind not in "iu":
         raise UsageError(f"the input holds {source.dtype}, not labels", "Use kind: image, or a volume of integers")
+    if options.nodata is not None and not _holds(source.dtype, options.nodata):
+        raise UsageError(
+            f"nodata {options.nodata} is no value of the input's {source.dtype} voxels", "Give a value that occurs in it"
+        )
     if options.mask is None:
         return source, None
     mask = open_volume(options.mask)
@@ -281,6 +303,14 @@ def _open_inputs(pipeline: Pipeline, volume: Volume | str | Path | None) -> tupl
             "Give a mask on the input's grid",
         )
     return source, mask
+
+
+def _holds(dtype: np.dtype[Any], value: float) -> bool:
+    """Whether a voxel of that type can have the value."""
+    if dtype.kind == "f":
+        return bool(np.isfinite(value))
+    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.iinfo(np.uint8)
+    return float(value).is_integer() and limits.min <= value <= limits.max
 
 
 def _identity(source: Volume, mask: Volume | None, pipeline: Pipeline) -> Mapping[str, Any]:

@@ -112,7 +112,9 @@ def local_engine(workers: int, memory_bytes: int, device: str = "cpu") -> DaskEn
             processes=True,
             memory_limit=memory_bytes,
             host="127.0.0.1",
-            dashboard_address=None,
+            # Not None: the scheduler would open its HTTP server at 8787 all the same, and warn where that is taken.
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
             silence_logs=logging.CRITICAL,
         )
         client = Client(cluster)

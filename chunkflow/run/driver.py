@@ -18,7 +18,7 @@ import shutil
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -41,16 +41,17 @@ from chunkflow.errors import (
 )
 from chunkflow.plan.plan import Pass, Plan
 from chunkflow.run.engine import Engine, Outcome, R, SerialEngine, ThreadsEngine
+from chunkflow.run.intact import Files, block_is_intact, merge_is_intact
 from chunkflow.run.journal import Journal
 from chunkflow.run.lock import OutputLock, next_epoch
-from chunkflow.run.places import Places
+from chunkflow.run.places import Places, run_folder
 from chunkflow.run.publish import publish
 from chunkflow.run.worker import Job, Needed, Source, UnitResult, run_unit
 from chunkflow.stages.label import label_dtype
-from chunkflow.storage.files import object_sizes, sweep_partial_files, write_atomic
+from chunkflow.storage.files import sweep_partial_files, write_atomic
 from chunkflow.storage.identity import differences
 from chunkflow.storage.layout import ArrayLayout
-from chunkflow.storage.records import merged_path, read_record, record_path, write_record
+from chunkflow.storage.records import merged_path, read_record, write_record
 from chunkflow.storage.volume import create_array
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def run_plan(
     restart: bool = False,
     overwrite: bool = False,
     on_event: Listener | None = None,
+    command: str = "",
 ) -> Result:
     """Compute what the plan's output lacks.
 
@@ -101,6 +103,7 @@ def run_plan(
     restart : forget what an earlier run left.
     overwrite : write into a folder that holds something else.
     on_event : called with progress, as mappings with an "event".
+    command : what the user typed, which `chunkflow status` shows to those who want to go on.
 
     Raises
     ------
@@ -112,27 +115,38 @@ def run_plan(
     found = find_device(device)
     say({"event": "device", "text": str(found)})
     _check_output(plan, overwrite)
-    with OutputLock(plan.output / "run"):
+    _check_space(plan)
+    with closing(_chosen(plan, client, on, workers, found)) as engine, OutputLock(plan.output / "run"):
         if restart:
             _forget(plan.output / "run")
         _check_input(plan)
-        _check_space(plan)
-        engine = _chosen(plan, client, on, workers, found)
-        journal = Journal.open(plan.output / "run" / "journal.jsonl")
-        try:
-            _run_locked(plan, journal, engine, found, say)
-        finally:
-            journal.close()
-            engine.close()
-    return open_result(plan.output)
+        with closing(Journal.open(plan.output / "run" / "journal.jsonl")) as journal:
+            _run_locked(plan, journal, engine, found, say, command)
+        result = open_result(plan.output)
+        _write_report(result, say)
+    return result
 
 
-def _run_locked(plan: Plan, journal: Journal, engine: Engine, device: Device, say: Listener) -> None:
+def _write_report(result: Result, say: Listener) -> None:
+    """The report, which must never cost a run: what goes wrong with it is a warning."""
+    from chunkflow.report.report import write_report
+
+    try:
+        write_report(result)
+    except Exception as error:  # the result is complete and audited without it
+        log.warning("the report could not be written", exc_info=error)
+        say({"event": "warning", "text": f"the report could not be written: {error}"})
+
+
+def _run_locked(
+    plan: Plan, journal: Journal, engine: Engine, device: Device, say: Listener, command: str
+) -> None:
     kind = engine.kind()
     places = Places(plan, plan.fingerprints(kind))
     sweep_partial_files(plan.output)
     epoch = next_epoch(places.run)
-    journal.append("start", time=time(), epoch=epoch[1], kind=kind, host=socket.gethostname(), pid=os.getpid())
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "command": command}
+    journal.append("start", time=time(), epoch=epoch[1], kind=kind, **here)
     _store_plan(plan, places, kind)
     run = Run(plan, places, journal, engine, device, epoch, say)
     for warning in plan.warnings:
@@ -199,7 +213,8 @@ def _check_input(plan: Plan) -> None:
 
 
 def _check_space(plan: Plan) -> None:
-    free = shutil.disk_usage(plan.output).free
+    output = plan.output.absolute()
+    free = shutil.disk_usage(next(folder for folder in (output, *output.parents) if folder.exists())).free
     # Labels and masks compress a hundredfold; images hardly, and floats never to less than a tenth.
     floats = sum(a.nbytes for a in plan.arrays.values() if a.layout.dtype.startswith("float"))
     least = max(RESERVE_BYTES, floats // 10)
@@ -211,7 +226,7 @@ def _check_space(plan: Plan) -> None:
 
 
 def _chosen(plan: Plan, client: Any, on: str | None, workers: int | None, device: Device) -> Engine:
-    count = workers or os.cpu_count() or 1
+    count = os.cpu_count() or 1 if workers is None else workers
     if count < 1:
         raise UsageError(f"{count} workers cannot work", "Use 1 or more")
     if client is not None:
@@ -284,58 +299,66 @@ def _store_plan(plan: Plan, places: Places, kind: str) -> None:
     write_atomic(places.run / "plan.json", json.dumps(content, indent=1).encode())
 
 
-def _needed(run: Run) -> list[Pass]:
-    """Passes to run, in order. Goes backwards: whoever runs may need arrays that were deleted since."""
-    incomplete = {p.name for p in run.plan.passes if not _is_complete(run, p)}
-    needed: list[Pass] = []
-    wanted: set[str] = {a.name for a in run.plan.arrays.values() if a.kept}
-    for p in reversed(run.plan.passes):
-        state = run.journal.state(run.places.fingerprints[p.name])
-        lacks = state.dropped & wanted & {spec.name for spec in p.draft.writes}
-        if p.name in incomplete or lacks:
-            if lacks:
-                run.journal.append("reset", **{"pass": run.places.fingerprints[p.name]})
-            needed.append(p)
+@dataclass(frozen=True, slots=True)
+class Outstanding:
+    """A pass that has to run.
+
+    lost : units that were done and whose files are not as they were
+    dropped : whether arrays of it that were deleted are needed again, so that all of it runs
+    """
+
+    what: Pass
+    lost: tuple[int, ...]
+    dropped: bool
+
+
+def outstanding(plan: Plan, places: Places, journal: Journal) -> list[Outstanding]:
+    """Passes to run, in order; looks only. Goes backwards: whoever runs may need arrays that were deleted since."""
+    found: list[Outstanding] = []
+    wanted: set[str] = {a.name for a in plan.arrays.values() if a.kept}
+    for p in reversed(plan.passes):
+        state = journal.state(places.fingerprints[p.name])
+        lost = tuple(unit for unit in state.done if not _is_intact(plan, places, journal, p, unit))
+        dropped = bool(state.dropped & wanted & {spec.name for spec in p.draft.writes})
+        if lost or dropped or not state.finished or len(state.done) != p.units:
+            found.append(Outstanding(p, lost, dropped))
             wanted |= set(p.reads)
-    return needed[::-1]
+    return found[::-1]
 
 
-def _is_complete(run: Run, p: Pass) -> bool:
-    """Whether all units of a pass are done and their files are as they were; forgets those that are not."""
-    fingerprint = run.places.fingerprints[p.name]
-    state = run.journal.state(fingerprint)
-    for unit in [unit for unit in state.done if not _is_intact(run, p, unit)]:
-        log.warning("pass %s: unit %d has lost files, and is computed again", p.name, unit)
-        run.journal.append("lost", **{"pass": fingerprint, "unit": unit})
-    return state.finished and len(state.done) == p.units
+def reusable(plan: Plan, kind: str) -> tuple[str, ...]:
+    """Names of the passes that a run on this kind of compute would take from the output as they are; looks only."""
+    path = run_folder(plan.output) / "journal.jsonl"
+    if not path.is_file():
+        return ()
+    needed = {task.what.name for task in outstanding(plan, Places(plan, plan.fingerprints(kind)), Journal.read(path))}
+    return tuple(p.name for p in plan.passes if p.name not in needed)
 
 
-def _is_intact(run: Run, p: Pass, unit: int) -> bool:
+def _needed(run: Run) -> list[Pass]:
+    """Passes to run, in order; the journal forgets what they have lost."""
+    needed = outstanding(run.plan, run.places, run.journal)
+    for task in needed:
+        fingerprint = run.places.fingerprints[task.what.name]
+        for unit in task.lost:
+            log.warning("pass %s: unit %d has lost files, and is computed again", task.what.name, unit)
+            run.journal.append("lost", **{"pass": fingerprint, "unit": unit})
+        if task.dropped:
+            run.journal.append("reset", **{"pass": fingerprint})
+    return [task.what for task in needed]
+
+
+def _is_intact(plan: Plan, places: Places, journal: Journal, p: Pass, unit: int) -> bool:
     """Whether the record and the files of a unit that is done have the sizes they had. Dropped arrays are let be."""
-    state = run.journal.state(run.places.fingerprints[p.name])
-    done = state.done[unit]
-    folder = run.places.records(p.name)
-    record = merged_path(folder) if p.draft.merge is not None else record_path(folder, unit)
-    if object_sizes("", [str(record)]) != [done["record"]]:
-        return False
-    sizes = list(done["objects"])
+    state = journal.state(places.fingerprints[p.name])
+    records = places.records(p.name)
     if p.draft.merge is not None:
-        parts = object_sizes(folder, [str(path) for path in folder.glob("*/*.rec")])
-        return [len(parts), sum(size or 0 for size in parts)] == sizes
+        return merge_is_intact(state.done[unit], records)
+    files = []
     for spec in p.draft.writes:
-        names = run.places.objects(spec.name, unit, run.plan.arrays[spec.name].layout)
-        expected, sizes = sizes[: len(names)], sizes[len(names) :]
-        if spec.name in state.dropped:
-            continue
-        folder = run.places.locate(spec.name, _published(run.journal))
-        if [size or 0 for size in object_sizes(folder, names)] != expected:
-            return False
-    return True
-
-
-def _published(journal: Journal) -> Mapping[str, str]:
-    """Arrays by where they are published; also half-way through publishing."""
-    return {**journal.published, **(journal.publishing or {})}
+        folder = None if spec.name in state.dropped else places.locate(spec.name, journal.locations)
+        files.append(Files(folder, places.objects(spec.name, unit, plan.arrays[spec.name].layout)))
+    return block_is_intact(state.done[unit], records, unit, files)
 
 
 def _run_pass(run: Run, p: Pass) -> None:
@@ -393,14 +416,13 @@ def _set_aside(run: Run, p: Pass, failed: Mapping[int, BaseException]) -> None:
 
 def _job(run: Run, p: Pass) -> Job:
     places, plan = run.places, run.plan
-    published = _published(run.journal)
     reads = {name: _source(run, name) for name in p.reads}
     writes: dict[str, Source] = {}
     for spec in p.draft.writes:
         array = plan.arrays[spec.name]
         scale = plan.scale
         volume = create_array(
-            places.locate(spec.name, published), _final_layout(run, array.layout, array.labels), scale
+            places.locate(spec.name, run.journal.locations), _final_layout(run, array.layout, array.labels), scale
         )
         writes[spec.source] = Source(volume.path)
     constants = places.constants(p.name)
@@ -428,7 +450,7 @@ def _source(run: Run, name: str) -> Source:
         if volume is None:
             raise IntegrityError(f"pass reads {name}, which the plan does not have")
         return Source(str(Path(volume.path).resolve()), volume.axes, volume.at)
-    return Source(str(run.places.locate(name, _published(run.journal)).resolve()))
+    return Source(str(run.places.locate(name, run.journal.locations).resolve()))
 
 
 def _need(run: Run, p: Pass, name: str) -> Needed:
@@ -467,7 +489,11 @@ def _audit(run: Run) -> None:
     """Done means all done: every unit of every pass, with its files, before anything is published."""
     for p in run.plan.passes:
         state = run.journal.state(run.places.fingerprints[p.name])
-        lost = [unit for unit in range(p.units) if unit not in state.done or not _is_intact(run, p, unit)]
+        lost = [
+            unit
+            for unit in range(p.units)
+            if unit not in state.done or not _is_intact(run.plan, run.places, run.journal, p, unit)
+        ]
         if lost:
             for unit in lost:
                 run.journal.append("lost", **{"pass": run.places.fingerprints[p.name], "unit": unit})

@@ -72,6 +72,11 @@ class Journal:
         journal._file.truncate(length)
         return journal
 
+    @property
+    def locations(self) -> dict[str, str]:
+        """Fingerprint of each published array by where it is to be; also half-way through publishing."""
+        return {**self.published, **(self.publishing or {})}
+
     def state(self, fingerprint: str) -> PassState:
         """What is known of a pass; empty if nothing is."""
         return self.passes.setdefault(fingerprint, PassState())

@@ -33,6 +33,18 @@ def target_of(name: str) -> str:
     return f"{array}.ome.zarr/{level}"
 
 
+def pass_key(name: str, fingerprint: str) -> str:
+    """A pass by name and fingerprint, as folders are called."""
+    return f"{name}-{fingerprint[:16]}"
+
+
+def array_folder(output: Path, array: str, producer: str, fingerprint: str, published: Mapping[str, str]) -> Path:
+    """Where an array of a pass is now: published under its fingerprint, or staged (also if it is nowhere yet)."""
+    staged = run_folder(output) / "arrays" / pass_key(producer, fingerprint) / array
+    target = target_of(array)
+    return output / target if not staged.exists() and published.get(target) == fingerprint else staged
+
+
 @dataclass(frozen=True, slots=True)
 class Places:
     """Paths of one plan, whose passes have these fingerprints."""
@@ -55,7 +67,7 @@ class Places:
 
     def pass_key(self, name: str) -> str:
         """A pass by name and fingerprint, as folders are called."""
-        return f"{name}-{self.fingerprints[name][:16]}"
+        return pass_key(name, self.fingerprints[name])
 
     def staged(self, array: str) -> Path:
         """Where an array lies until it is published."""
@@ -63,11 +75,8 @@ class Places:
 
     def locate(self, array: str, published: Mapping[str, str]) -> Path:
         """Where an array is now: published under this fingerprint, or staged (also if it is nowhere yet)."""
-        staged = self.staged(array)
-        target = target_of(array)
-        if not staged.exists() and published.get(target) == self.fingerprints[self.plan.arrays[array].producer]:
-            return self.plan.output / target
-        return staged
+        producer = self.plan.arrays[array].producer
+        return array_folder(self.plan.output, array, producer, self.fingerprints[producer], published)
 
     def objects(self, array: str, unit: int, layout: ArrayLayout) -> list[str]:
         """Names of the files that one unit writes of an array."""

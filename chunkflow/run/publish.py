@@ -37,7 +37,7 @@ def publish(plan: Plan, places: Places, journal: Journal) -> None:
         _move(places.staged(array.name), plan.output / target_of(array.name))
     for target in sorted(before.keys() - wanted.keys()):
         shutil.rmtree(plan.output / target, ignore_errors=True)
-    _write_groups(plan)
+    _write_groups(plan, places)
     _write_tables(plan, places)
     journal.append("published", arrays=wanted)
 
@@ -54,13 +54,15 @@ def _move(staged: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write_groups(plan: Plan) -> None:
+def _write_groups(plan: Plan, places: Places) -> None:
     """Metadata of the images and label images; folders of arrays that are no longer kept are removed."""
     style = plan.pipeline.output.format
     image = plan.output / "image.ome.zarr"
     labels = [name for name in LABEL_NAMES if name in plan.levels]
     if "image" in plan.levels:
-        omezarr.write_image_group(image, name="image", levels=_levels(plan.levels["image"]), format=style)
+        channel = omezarr.Channel("image", _window(plan, places))
+        levels = _levels(plan.levels["image"])
+        omezarr.write_image_group(image, name="image", levels=levels, format=style, channels=[channel])
     elif labels:
         omezarr.write_group(image, format=style)
     if labels:
@@ -74,9 +76,18 @@ def _write_groups(plan: Plan) -> None:
     probability = plan.output / "probability.ome.zarr"
     if "probability" in plan.levels:
         levels = _levels(plan.levels["probability"])
-        omezarr.write_image_group(probability, name="probability", levels=levels, format=style)
+        channel = omezarr.Channel("probability", (0.0, 1.0))
+        omezarr.write_image_group(probability, name="probability", levels=levels, format=style, channels=[channel])
     else:
         shutil.rmtree(probability, ignore_errors=True)
+
+
+def _window(plan: Plan, places: Places) -> tuple[float, float]:
+    """Contrast limits of the image: its exact range."""
+    passes = {p.name for p in plan.passes}
+    merge = next(name for name in ("resample-range", "deconvolve-range", "range") if name in passes)
+    limits = read_record(merged_path(places.records(merge)))
+    return float(limits["low"][0]), float(limits["high"][0])
 
 
 def _levels(scales: Any) -> dict[str, Scale]:

@@ -167,6 +167,16 @@ class Result:
         return ResultVolume(open_volume(path)) if (path / "0").is_dir() else None
 
 
+def uncertified(result: Result) -> int:
+    """How many objects have a skeleton that is not proven to be the whole volume's; 0 without a skeleton stage."""
+    if not (result.path / "tables" / "nodes.parquet").is_file():
+        return 0
+    if (result.path / "tables" / "objects.parquet").is_file():
+        return int((~result.objects.certified).sum())
+    merged = result.pass_values("graph")  # without measure: the loops of the mask are not counted
+    return int((merged["open_count"] > 0).sum())
+
+
 def open_result(path: str | Path) -> Result:
     """Open the result of a complete run.
 

@@ -45,7 +45,7 @@ class Coarsen:
         return Output(arrays={"coarse": reduce(view.regions[self.source].data, self.factors)})
 
     def working_bytes(self, out: Triple) -> int:
-        return 32 * prod(out) * prod(self.factors)
+        return 56 * prod(out)
 
 
 def factors_of(shape: Triple, voxel_um: tuple[float, float, float], mode: PyramidMode) -> Triple | None:

@@ -6,8 +6,8 @@
 
 The certificates of `kernels.distance` and `kernels.thinning` say which voxels a crop cannot decide. A block that has
 such voxels in its core reads a halo half as large again, up to `max_halo`; what is open there is counted per object,
-which then is not certified. The graph step holds about 60 bytes per skeleton voxel in one worker: 10^8 voxels, some
-100 m of neurites at 1 um, in 6 GB.
+which then is not certified. The graph step holds about 200 bytes per skeleton voxel in one worker: 10^7 voxels,
+some 10 m of neurites at 1 um, in 2 GB.
 """
 
 from __future__ import annotations

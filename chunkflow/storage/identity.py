@@ -6,7 +6,7 @@ size and modification time of every file of its array. The files of one folder p
     c/0/0/0 c/0/0/1 ...   up to 4096 files: one digest each, and a change is named by its file
     c/0/* c/1/* ...       more: one digest per the longest prefix that leaves at most 4096 of them
 
-So the identity stays under a megabyte, and 10^6 files cost the time to list them (about 4 s on a local disk). A file
+So the identity stays under a megabyte, and 10^6 files cost the time to list and digest them (seconds). A file
 changed in place with its size and time restored is not noticed, nor is one on a file system without modification times.
 """
 

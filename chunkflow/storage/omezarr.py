@@ -107,6 +107,35 @@ def open_volume(
     return replace(array, at=tuple(chosen[letter] for letter in letters if letter in chosen))
 
 
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """All that an image holds.
+
+    channels : their names, empty where they have none
+    levels : finest first, each at the first channel and time point
+    """
+
+    path: str
+    channels: tuple[str, ...]
+    times: int
+    levels: tuple[Volume, ...]
+
+
+def image_facts(path: str | Path) -> ImageFacts:
+    """What an OME-Zarr image holds; reads no voxel.
+
+    Raises
+    ------
+    InputError : as `open_volume`.
+    """
+    node = _image_node(_existing_node(local_path(path)))
+    count = len(_multiscale(node).datasets)
+    levels = tuple(open_volume(node.path, channel=0, time=0, level=level) for level in range(count))
+    lengths = dict(zip(levels[0].axes, levels[0].array.shape, strict=True))
+    channels = _channel_names(node, lengths.get("c", 1))
+    return ImageFacts(str(node.path), tuple(channels), lengths.get("t", 1), levels)
+
+
 def zarr_kind(folder: Path) -> Literal["array", "group"] | None:
     """What zarr node a folder is, if any."""
     node = _node(folder)

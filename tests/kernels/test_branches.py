@@ -143,10 +143,21 @@ def test_columns_are_those_of_the_tables_and_ids_count_from_0() -> None:
     nodes = node_columns(graph, spacing_um=UNIT, unit_um=1.0)
     branches = branch_columns(graph, spacing_um=UNIT, unit_um=1.0)
     assert list(nodes) == ["node_id", "object_id", "z_um", "y_um", "x_um", "degree", "radius_um", "kind"]
-    assert (
-        list(branches)
-        == ["branch_id", "object_id", "node_a", "node_b", "length_um", "length_voxels_um", "chord_um", "tortuosity", "radius_mean_um", "radius_min_um", "radius_max_um", "radius_sd_um", "kind"]
-    )
+    assert list(branches) == [
+        "branch_id",
+        "object_id",
+        "node_a",
+        "node_b",
+        "length_um",
+        "length_voxels_um",
+        "chord_um",
+        "tortuosity",
+        "radius_mean_um",
+        "radius_min_um",
+        "radius_max_um",
+        "radius_sd_um",
+        "kind",
+    ]
     assert {len(column) for column in branches.values()} == {len(graph.node_a)}
     np.testing.assert_array_equal(nodes["node_id"], np.arange(len(graph.nodes.label)))
     order = np.lexsort((nodes["x_um"], nodes["y_um"], nodes["z_um"]))

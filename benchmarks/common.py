@@ -1,0 +1,263 @@
+"""What the benchmarks share: options, timing, the row format, and a report that says where its figures come from.
+
+A figure without its machine, its versions and its peer says nothing, so every report carries them. Contenders take
+turns, round after round, so that a busy minute of the machine hits all of them; the median of the rounds counts, and
+the spread is printed beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import tracemalloc
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+RESULTS = Path(__file__).parent / "results"
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """quick : small data, under two minutes on two cores; json : where the rows go too; rounds : runs per contender."""
+
+    quick: bool
+    json: Path | None
+    rounds: int
+
+
+def options(description: str) -> Options:
+    """The command line; starts this script again with one compute thread where that was not set."""
+    _with_one_thread()
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="small data, under two minutes on two cores")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs per contender; the median counts")
+    given = parser.parse_args()
+    return Options(given.quick, given.json, given.rounds)
+
+
+def _with_one_thread() -> None:
+    """Libraries read these variables when they are loaded, so the process starts over."""
+    if any(os.environ.get(name) != "1" for name in THREAD_VARIABLES):
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One figure beside the peer's, in one unit, less being better; `goal` is the least ratio asked for."""
+
+    name: str
+    ours: float
+    peer: str | None = None
+    peer_value: float | None = None
+    goal: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times less ours is."""
+        return self.peer_value / self.ours if self.peer_value is not None and self.ours else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is reached; None where there is no goal."""
+        return None if self.goal is None or self.ratio is None else self.ratio >= self.goal
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as it is stored."""
+        return {
+            "name": self.name,
+            "ours": _rounded(self.ours),
+            "peer": self.peer,
+            "peer_value": _rounded(self.peer_value),
+            "ratio": _rounded(self.ratio),
+            "goal": self.goal,
+            "met": self.met,
+        }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
+
+
+@dataclass(slots=True)
+class Report:
+    """Rows and remarks of one benchmark.
+
+    name : of the files under results/; title : one sentence; packages : whose versions matter
+    """
+
+    name: str
+    title: str
+    options: Options
+    packages: Sequence[str]
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    header: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.header = {
+            "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "machine": machine(),
+            "load_at_start": round(os.getloadavg()[0], 2),  # above 0 something else ran too
+            "threads": 1,
+            "rounds": self.options.rounds,
+            "quick": self.options.quick,
+            "versions": versions(self.packages),
+        }
+
+    def finish(self) -> None:
+        """Print the report and store it as text and JSON."""
+        text = self.text()
+        print(text)
+        RESULTS.mkdir(exist_ok=True)
+        stem = self.name + ("-quick" if self.options.quick else "")
+        rows = [row.to_dict() for row in self.rows]
+        content = {"title": self.title, **self.header, "rows": rows, "notes": self.notes}
+        (RESULTS / f"{stem}.txt").write_text(text + "\n", encoding="utf-8")
+        (RESULTS / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        if self.options.json is not None:
+            self.options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+    def text(self) -> str:
+        """The report to read: where it was made, the table, the remarks."""
+        h = self.header
+        lines = [
+            self.title + (" (quick)" if h["quick"] else ""),
+            "",
+            f"{h['date']}, {h['machine']}, load {h['load_at_start']} at the start",
+            ", ".join(f"{name} {number}" for name, number in h["versions"].items()),
+            f"one compute thread per process; median of {h['rounds']} rounds in turn; "
+            "ratio = peer's / ours: above 1, ours is faster or smaller",
+            "",
+            *_table(self.rows),
+        ]
+        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)]).rstrip()
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    cells = [("", "ours", "peer's", "ratio", "goal", "met", "peer")]
+    for row in rows:
+        shown = row.to_dict()
+        numbers = [_shown(shown[key]) for key in ("ours", "peer_value", "ratio", "goal", "met")]
+        cells.append((row.name, *numbers, row.peer or ""))
+    widths = [max(len(line[k]) for line in cells) for k in range(len(cells[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if k in (0, 6) else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def machine() -> str:
+    """Processor, cores, memory and system, in words."""
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or "unknown processor"
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of Python and of the distributions that are installed."""
+    found = {"python": platform.python_version()}
+    for name in ("chunkflow-engine", "numpy", *packages):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def peer(module: str, report: Report) -> Any:
+    """A peer's module, or None with a remark on how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        report.notes.append(f"{module} is not installed: pip install -r benchmarks/requirements.txt")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of the rounds of one contender."""
+
+    rounds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return median(self.rounds)
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} s ({min(self.rounds):.3g} to {max(self.rounds):.3g})"
+
+
+def take_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Timing]:
+    """Seconds of every contender, round after round. Let each run once on little data before: caches, compilers."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            gc.collect()
+            began = perf_counter()
+            contender()
+            seconds[name].append(perf_counter() - began)
+    return {name: Timing(tuple(runs)) for name, runs in seconds.items()}
+
+
+def spread(timings: Mapping[str, Timing]) -> str:
+    """A remark: the medians with their ranges."""
+    return "rounds: " + "; ".join(f"{name} {timing}" for name, timing in timings.items())
+
+
+def peak_mib(function: Callable[[], Any]) -> float:
+    """Peak of what numpy and Python allocate during a call, MiB, its result included. Slow; not for timed runs."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        kept = function()
+        peak = tracemalloc.get_traced_memory()[1]
+        del kept
+        return peak / 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
+    """The result of a module-level function in a process of its own, whose peak memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()

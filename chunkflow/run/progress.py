@@ -1,0 +1,133 @@
+"""Progress of a run for people and for machines, from the driver's events.
+
+terminal     a bar per pass with blocks/s and time to go
+elsewhere    a line per finished pass
+--json       a line of JSON per event
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from time import monotonic, time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+Event = Mapping[str, Any]
+Listener = Callable[[Event], None]
+
+
+@contextmanager
+def progress(console: Console, *, as_json: bool = False) -> Iterator[Listener]:
+    """A listener for `chunkflow.run.driver.run_plan` that shows what happens on a console."""
+    if as_json:
+        yield lambda event: write_json(console, event)
+    elif console.is_terminal:
+        bars = _bars(console)
+        with bars:
+            yield Bars(bars)
+    else:
+        yield Lines(console)
+
+
+def write_json(console: Console, event: Event) -> None:
+    """One line: the event and the time in seconds since 1970."""
+    line = json.dumps({"time": round(time(), 3), **event})
+    console.file.write(line + "\n")
+    console.file.flush()
+
+
+class Lines:
+    """A line when a pass is finished, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if event["event"] == "pass":
+            self._began[event["pass"]] = monotonic()
+        elif event["event"] == "unit" and event["done"] == event["units"]:
+            seconds = monotonic() - self._began[event["pass"]]
+            self._say(f"{event['pass']:<20} {_blocks(event['units']):<12} {seconds:7.1f} s")
+        else:
+            for line in _sentences(event):
+                self._say(line)
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Bars:
+    """A bar for each pass that is computed."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if event["event"] == "pass":
+            name, done = event["pass"], event["done"]
+            self._tasks[name] = self._bars.add_task(name, total=event["units"], completed=done)
+        elif event["event"] == "unit":
+            self._bars.update(self._tasks[event["pass"]], completed=event["done"])
+        for line in _sentences(event):
+            self._bars.console.print(line, markup=False, highlight=False)
+
+
+class Speed(ProgressColumn):
+    """Blocks per second."""
+
+    def render(self, task: Task) -> Text:
+        """See `rich.progress.ProgressColumn`."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g} blocks/s")
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<20}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        Speed(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _sentences(event: Event) -> list[str]:
+    """What an event says to people beyond its count."""
+    match event["event"]:
+        case "device":
+            return [event["text"]]
+        case "warning":
+            return [f"warning: {event['text']}"]
+        case "plan":
+            reused = [name for name in event["passes"] if name not in event["needed"]]
+            return [f"re-used: {', '.join(reused)}"] if reused else []
+        case "failed":
+            return [f"set aside: {event['pass']} block {event['unit']} at {event['core']}: {event['error']}"]
+        case _:
+            return []
+
+
+def _blocks(units: int) -> str:
+    return "1 block" if units == 1 else f"{units} blocks"

@@ -1,0 +1,97 @@
+"""What several test files share: tiny volumes, one cluster, and a way to compare whole folders."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chunkflow as cf
+from chunkflow.run.dask import DaskEngine, local_engine
+from chunkflow.synth import optics, phantoms
+from chunkflow.testing import suites
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SHAPE = (32, 100, 120)
+VOXEL_UM = (0.2, 0.08, 0.08)
+
+
+@pytest.fixture(scope="session")
+def write_volume() -> Callable[..., Any]:
+    """(path, array, voxel_um) -> the Volume stored there."""
+    return suites.write_volume
+
+
+@pytest.fixture(scope="session")
+def tree_hash() -> Callable[[Path], dict[str, str]]:
+    """(folder) -> digest of every file by name, those of the run itself and the report aside."""
+
+    def hashes(folder: Path) -> dict[str, str]:
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        named = {str(path.relative_to(folder)): path for path in files}
+        return {
+            name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for name, path in named.items()
+            if not name.startswith("run/") and name != "report.html"
+        }
+
+    return hashes
+
+
+@pytest.fixture(scope="session")
+def demo_image() -> np.ndarray:
+    """(32, 100, 120) uint16: a few blurred, noisy tubes at `VOXEL_UM`, four networks with loops."""
+    phantom = phantoms.mitochondria(SHAPE, VOXEL_UM, seed=1)
+    return optics.acquire(phantom.labels, voxel_um=VOXEL_UM, seed=1)
+
+
+@pytest.fixture(scope="session")
+def demo_volume(demo_image: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo image on disk."""
+    path = tmp_path_factory.mktemp("demo") / "in.ome.zarr"
+    suites.write_volume(path, demo_image, VOXEL_UM)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_volume(demo_image: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corner of the demo image, (20, 40, 44) voxels: 2 to 8 blocks of 24 per pass."""
+    path = tmp_path_factory.mktemp("tiny") / "in.ome.zarr"
+    suites.write_volume(path, demo_image[6:26, 30:70, 40:84], VOXEL_UM)
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo_pipeline() -> Callable[..., cf.Pipeline]:
+    """(changes by stage name, save) -> every stage but predict, with small tiles so that there are several."""
+
+    def make(save: tuple[str, ...] = ("image", "labels", "skeleton"), **changes: dict[str, Any]) -> cf.Pipeline:
+        psf = cf.Psf(fwhm_um=(0.6, 0.25, 0.25))
+        given = {
+            "deconvolve": {"psf": psf, "iterations": 3, "background": 10.0, "tile": (32, 64, 64), "halo": (4, 6, 6)},
+            "resample": {},
+            "threshold": {"smooth_um": 0.06},
+            "label": {"min_voxels": 20},
+            "skeleton": {},
+            "measure": {},
+        }
+        made = {"deconvolve": cf.Deconvolve, "resample": cf.Resample, "threshold": cf.Threshold, "label": cf.Label}
+        made |= {"skeleton": cf.Skeleton, "measure": cf.Measure}
+        stages = [
+            made[name](**values, **{}) for name, values in ((n, v | changes.get(n, {})) for n, v in given.items())
+        ]
+        return cf.Pipeline(stages, output=cf.OutputOptions(save=save))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[DaskEngine]:
+    """An engine on a local cluster of two workers; its `client` is a distributed Client."""
+    engine = local_engine(2, 4 * 2**30)
+    yield engine
+    engine.close()
