@@ -1,12 +1,14 @@
 """Distances, thinning and graph of one mask: chunkflow's kernels beside scipy, scikit-image and skan.
 
 The thinning of chunkflow goes by Euclidean distance and needs the distance map, so its figure includes it; scikit-image's
-`skeletonize` (Lee, Kashyap & Chu 1994) needs none. The graphs are made from the same skeleton, ours; the peer is
+`skeletonize` (Lee, Kashyap & Chu 1994) needs none. Both skip background, so a sparse mask (tubes) and a dense one
+(sponge) are measured. The graphs are made from the same skeleton, ours; the peer is
 skan. The remarks count loops: the mask's own number follows from its Euler characteristic.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,12 +32,19 @@ def main() -> None:
     given = options(str(__doc__))
     packages = ["numba", "scipy", "scikit-image", "skan"]
     report = Report("skeleton", "Skeleton and graph beside scipy, scikit-image and skan", given, packages)
-    side = QUICK_SIDE if given.quick else SIDE
-    mask = phantoms.mitochondria((side,) * 3, VOXEL_UM, seed=1).labels > 0
     skan = peer("skan", report)
-    _warm_up(mask[:32, :32, :32], skan)
+    shape = ((QUICK_SIDE if given.quick else SIDE),) * 3
+    _warm_up(sponge((32,) * 3), skan)
+    compare(report, "tubes", phantoms.mitochondria(shape, VOXEL_UM, seed=1).labels > 0, skan)
+    compare(report, "sponge", sponge(shape), skan)
+    report.notes.append("our graph also has radii along each branch, spurs pruned and curves smoothed; skan's has not")
+    report.finish()
+
+
+def compare(report: Report, what: str, mask: NDArray[np.bool_], skan: Any) -> None:
+    """Add the rows and remarks of one mask."""
     skeleton, squared = thin(mask)
-    contenders = {
+    contenders: dict[str, Callable[[], Any]] = {
         "distance": lambda: measure(mask),
         "scipy": lambda: ndimage.distance_transform_edt(mask),
         "thin": lambda: thin(mask),
@@ -44,25 +53,31 @@ def main() -> None:
     }
     if skan is not None:
         contenders["skan"] = lambda: _skan_tables(skan, skeleton)
-    times = take_turns(contenders, given.rounds)
+    times = take_turns(contenders, report.options.rounds)
     pairs = [
         ("exact distances", "distance", "scipy", "scipy distance_transform_edt"),
         ("distances and thinning", "thin", "skeletonize", "scikit-image skeletonize (Lee 1994)"),
-        ("graph, nodes, branches with lengths and radii", "graph", "skan", "skan Skeleton and summarize"),
+        ("graph and tables", "graph", "skan", "skan Skeleton and summarize"),
     ]
-    for what, ours, theirs, name in pairs:
+    for step, ours, theirs, name in pairs:
         value = times[theirs].median if theirs in times else None
-        report.rows.append(Row(name=f"{what} {side}^3 [s]", ours=times[ours].median, peer=name, peer_value=value))
-    lee = skeletonize(mask, method="lee")
+        row = Row(name=f"{what} {len(mask)}^3, {step} [s]", ours=times[ours].median, peer=name, peer_value=value)
+        report.rows.append(row)
+    lee = skeletonize(mask, method="lee") > 0
+    of_skan = f", skan's graph of ours {_skan_loops(skan, skeleton)}" if skan is not None else ""
     report.notes += [
-        spread(times),
-        f"{mask.sum()} voxels of foreground ({mask.mean():.1%}), {skeleton.sum()} of them on our skeleton, "
-        f"{np.count_nonzero(lee)} on scikit-image's",
-        f"loops: mask {loops(mask)}, our skeleton {loops(skeleton)}, our graph {_graph_loops(skeleton, squared)}, "
-        f"scikit-image's skeleton {loops(lee > 0)}" + (f", skan's graph of ours {_skan_loops(skan, skeleton)}" if skan else ""),
-        "our graph also holds radii along each branch, prunes spurs and smooths the curves; skan's has none of these",
+        f"{what}: {spread(times)}",
+        f"{what}: {mask.sum()} voxels ({mask.mean():.1%}) thin to {skeleton.sum()} (ours) and {lee.sum()} (scikit-image)",
+        f"{what}: loops of the mask {loops(mask)}, our skeleton {loops(skeleton)}, our graph "
+        f"{_graph_loops(skeleton, squared)}, scikit-image's skeleton {loops(lee)}{of_skan}",
     ]
-    report.finish()
+
+
+def sponge(shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """A quarter of the volume in one thick network, its cavities filled: smooth noise above its third quartile."""
+    noise = np.random.default_rng(1).standard_normal(shape, np.float32)
+    smooth = ndimage.gaussian_filter(noise, 3.0)
+    return np.asarray(ndimage.binary_fill_holes(smooth > np.quantile(smooth, 0.75)))
 
 
 def measure(mask: NDArray[np.bool_]) -> NDArray[np.int32]:

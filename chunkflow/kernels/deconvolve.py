@@ -55,7 +55,7 @@ def richardson_lucy(image: Any, psf: Any, *, iterations: int, background: float 
 
     Returns
     -------
-    (Z, Y, X) float32, >= 0, on the image's device. Within 5e-7 (relative L2) of float64 on a scene without edges.
+    (Z, Y, X) float32, >= 0, on the image's device. Within 1.5e-6 (relative L2) of float64 after 20 iterations.
     """
     xp = array_module(image)
     shape = triple(image.shape)

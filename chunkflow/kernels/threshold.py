@@ -48,9 +48,9 @@ class Bins:
         dtype : of the raw volume; `smoothed` says that the values counted are a smoothed, fractional copy of it.
         """
         kind = np.dtype(dtype)
-        if kind.kind == "b" or (kind.kind in "iu" and kind.itemsize <= 2):
-            if not smoothed:
-                return cls(float(lo) - 0.5, 1.0, int(hi) - int(lo) + 1)
+        has_small_range = kind.kind == "b" or (kind.kind in "iu" and kind.itemsize <= 2)
+        if has_small_range and not smoothed:
+            return cls(float(lo) - 0.5, 1.0, int(hi) - int(lo) + 1)
         if hi <= lo:
             return cls(float(lo) - 0.5, 1.0, 1)
         return cls(float(lo), (float(hi) - float(lo)) / EQUAL_BINS, EQUAL_BINS)

@@ -134,7 +134,7 @@ def _strip(volume: Volume, cut: Cut, plane: int, first: int, length: int) -> NDA
     start, stop = [0, 0, 0], list(volume.shape)
     start[cut.normal], stop[cut.normal] = plane, plane + 1
     start[cut.rows], stop[cut.rows] = first, min(first + length, volume.shape[cut.rows])
-    data = volume.read(Box(triple(tuple(start)), triple(tuple(stop)))).take(0, axis=cut.normal)
+    data: NDArray[Any] = volume.read(Box(triple(tuple(start)), triple(tuple(stop)))).take(0, axis=cut.normal)
     return data if cut.rows < cut.columns else data.T
 
 
@@ -182,26 +182,34 @@ def contrast_window(pictures: Sequence[NDArray[Any]]) -> tuple[float, float]:
 def gray(picture: NDArray[Any], window: tuple[float, float]) -> Pixels:
     """(rows, columns) uint8 from values, black below the window and white above it."""
     low, high = window
-    scaled = (np.nan_to_num(picture.astype(np.float64), nan=low) - low) / (high - low)
-    return np.asarray(np.round(scaled.clip(0, 1) * 255), np.uint8)
+    scaled: NDArray[np.float64] = (np.nan_to_num(picture.astype(np.float64), nan=low) - low) / (high - low)
+    return np.round(scaled.clip(0, 1) * 255).astype(np.uint8)
 
 
 def label_colors(labels: NDArray[Any]) -> Pixels:
     """(..., 3) uint8: a bright colour per id, from yellow by green and blue to violet; neighbouring ids far apart."""
     hue = 0.12 + 0.72 * np.modf(labels.astype(np.float64) * 0.6180339887498949)[0]
-    distance = np.abs((hue[..., None] * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
+    distance: NDArray[np.float64] = np.abs((hue[..., None] * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
     return np.round(255 * (0.25 + 0.75 * distance.clip(0, 1))).astype(np.uint8)
 
 
-def outlines(labels: NDArray[Any], *, fill: float = 0.0) -> Pixels:
+def outlines(labels: NDArray[Any], *, width: int = 1, fill: float = 0.0) -> Pixels:
     """(rows, columns, 4) uint8: the border pixels of each object in its colour, the rest clear.
 
-    A border pixel is one of an object with another id, or none, beside it on one of its four sides; where the picture
-    ends, no border is drawn. `fill` is the opacity of the pixels inside.
+    A border pixel is one of an object with another id, or none, up to `width` pixels away along rows or columns; where
+    the picture ends, no border is drawn. `fill` is the opacity of the pixels inside.
     """
-    padded = np.pad(labels, 1, mode="edge")
-    beside = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    border = np.any([side != labels for side in beside], axis=0)
+    border = np.zeros(labels.shape, bool)
+    for axis in (0, 1):
+        for step in range(1, min(width, labels.shape[axis] - 1) + 1):
+            ahead, behind = (
+                labels.take(range(step, labels.shape[axis]), axis),
+                labels.take(range(labels.shape[axis] - step), axis),
+            )
+            differ = ahead != behind
+            rows, columns = differ.shape
+            border[:rows, :columns] |= differ
+            border[-rows:, -columns:] |= differ
     opacity = np.where(border, 255, round(255 * fill)) * (labels > 0)
     return np.dstack([label_colors(labels) * (opacity > 0)[..., None], opacity]).astype(np.uint8)
 
@@ -236,7 +244,7 @@ def curves(cut: Cut, points_um: NDArray[np.float64], offsets: NDArray[np.int64],
 def png_uri(pixels: Pixels) -> str:
     """A data URI of a gray (rows, columns) or RGBA (rows, columns, 4) picture."""
     file = BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    Image.fromarray(pixels).save(file, "PNG")
     return "data:image/png;base64," + b64encode(file.getvalue()).decode()
 
 

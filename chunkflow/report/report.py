@@ -38,6 +38,8 @@ ROWS = 50
 """Rows of a table that are shown."""
 NAMED = 20
 """Objects that are named where something is wrong with them."""
+PIXELS_OF_THICK = 4
+"""Where a voxel is larger than so many pixels, outlines are two pixels wide."""
 CHART_BINS = 240
 SHOWN_SHARE = 0.999
 """Of the voxels in the histogram; the brightest few would squeeze the rest."""
@@ -211,7 +213,7 @@ def _sections(
     yield _part("Certificate", lambda: _certificate(run))
     if truth:
         yield _part("Found against truth", lambda: _against_truth({**run.numbers, **found}, truth, tolerance))
-    yield _part("Three slices", lambda: _slices(run))
+    yield _part("Slices", lambda: _slices(run))
     yield _part("Threshold", lambda: _threshold(run))
     yield _part("Distributions", lambda: _distributions(run))
     yield _part("Objects", lambda: _rows(run, "objects", OBJECT_COLUMNS))
@@ -271,6 +273,8 @@ def _tiles(run: _Run) -> str:
 
 def _certificate(run: _Run) -> str:
     objects, graph = run.table("objects"), run.values("graph")
+    if "label-merge" not in run.stored["fingerprints"]:
+        return ""
     if objects is None:
         return "<p>This pipeline measures no objects, so there is nothing to certify.</p>"
     if not len(objects):
@@ -366,9 +370,10 @@ def _slices(run: _Run) -> str:
     if objects is not None:
         for cut, stack in zip(cuts, layers, strict=True):
             labels = pictures.sampled(cut, object_levels)
-            stack.append(("outlines", pictures.outlines(labels, fill=0.0 if light else 0.45)))
+            width = 2 if min(first.voxel_um) > PIXELS_OF_THICK * cut.pixel_um else 1
+            stack.append(("outlines", pictures.outlines(labels, width=width, fill=0.0 if light else 0.45)))
     near_um = _near_um(run, first.voxel_um)
-    graph = run.values("graph")
+    graph = run.values("graph") if run.numbers.get("objects") != 0 else None
     if graph is not None:
         for cut, stack in zip(cuts, layers, strict=True):
             lines = pictures.curves(cut, graph["curves.points_um"], graph["curves.offsets"], near_um=near_um)
@@ -546,6 +551,7 @@ def _what_ran(run: _Run) -> str:
         "blocks": f"{_times(run.plan['block'])} voxels",
         "device": device,
         "machine": str(start.get("host", "")),
+        "command": str(start.get("command", "")),
         "started": _date(float(start["time"])) if start else "",
         "ended": _date(end) + (f", after {_duration(end - float(start['time']))}" if start else ""),
         "runs in this folder": number(len(run.journal.starts)) if len(run.journal.starts) > 1 else "",

@@ -1,9 +1,9 @@
 """The main job on a synthetic volume whose truth is known, and how far the result is from it.
 
-The tolerances are what the pipeline below reaches on volumes of this kind, with a margin: which tubes there are and
-how they are connected must be right; lengths differ by what pruning and rounding take off each end; volume follows
-the threshold, which halves the light at a blurred border only roughly; Dice compares voxel for voxel, where a tube of
-five voxels across is mostly border.
+The tolerances are what the pipeline below reaches on volumes of this kind, with a margin. Which tubes there are and how
+they are connected must be right. Thinning ends some two radii before the tip of a tube, 0.35 um at each of a hundred
+ends, so the length is 8 to 10 % short. Volume follows the threshold, which meets a blurred border only roughly; Dice
+compares voxel for voxel, where a tube of five voxels across is mostly border (0.83 to 0.84).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from chunkflow.run.synthesise import Truth, synthesise
 from chunkflow.storage.files import write_atomic
 from chunkflow.storage.omezarr import open_volume
 
-LENGTH_TOLERANCE = 0.08
-VOLUME_TOLERANCE = 0.25
-LEAST_DICE = 0.80
+LENGTH_TOLERANCE = 0.12
+VOLUME_TOLERANCE = 0.15
+DICE_TOLERANCE = 0.20
 
 PIPELINE = """\
 # Change a value and run it again: chunkflow run {path}
@@ -37,9 +37,9 @@ input: {{path: image.ome.zarr}}
 output: {{path: result}}
 block: [96, 128, 128]            # small, so that the demo has several; auto takes what fits the memory
 stages:
-  - deconvolve: {{psf: {{model: gaussian, fwhm_um: [0.6, 0.25, 0.25]}}, iterations: 10, background: 10}}
+  - deconvolve: {{psf: {{model: gaussian, fwhm_um: [0.6, 0.25, 0.25]}}, iterations: 20, background: 10}}
   - resample: {{voxel_um: isotropic}}
-  - threshold: {{method: otsu, smooth_um: 0.06}}
+  - threshold: {{method: otsu}}
   - label: {{connectivity: 26, min_voxels: 64}}
   - skeleton: {{prune_radii: 1.0}}
   - measure: {{intensity: raw}}
@@ -48,13 +48,17 @@ stages:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One number against the truth."""
+    """One number against the truth, `tolerance` relative to it; 0 where it must be exact."""
 
     name: str
     found: float
     truth: float
-    tolerance: str
-    is_within: bool
+    tolerance: float
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the difference is inside the tolerance."""
+        return abs(self.found - self.truth) <= self.tolerance * self.truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +99,12 @@ def run_demo(
 def compare(result: Result, truth: Truth, image: Path) -> tuple[Comparison, ...]:
     """Found against truth, with the tolerances stated above."""
     objects, branches = result.objects, result.branches
-    dice = foreground_dice(result, image)
     return (
-        _exact("objects", len(objects), truth["objects"]),
-        _exact("loops", int(objects.b1_graph.sum()), truth["loops"]),
-        _relative("total length um", float(branches.length_um.sum()), truth["length_um"], LENGTH_TOLERANCE),
-        _relative("volume um3", float(objects.volume_um3.sum()), truth["volume_um3"], VOLUME_TOLERANCE),
-        Comparison("Dice", dice, 1.0, f"at least {LEAST_DICE:.2f}", dice >= LEAST_DICE),
+        Comparison("objects", len(objects), truth["objects"], 0),
+        Comparison("loops", int(objects.b1_graph.sum()), truth["loops"], 0),
+        Comparison("length_um", float(branches.length_um.sum()), truth["length_um"], LENGTH_TOLERANCE),
+        Comparison("volume_um3", float(objects.volume_um3.sum()), truth["volume_um3"], VOLUME_TOLERANCE),
+        Comparison("dice", foreground_dice(result, image), 1.0, DICE_TOLERANCE),
     )
 
 
@@ -126,12 +129,3 @@ def foreground_dice(result: Result, image: Path) -> float:
         both += int(np.count_nonzero(expected & actual))
         total += int(np.count_nonzero(expected)) + int(np.count_nonzero(actual))
     return 2 * both / total if total else 1.0
-
-
-def _exact(name: str, found: int, truth: int) -> Comparison:
-    return Comparison(name, found, truth, "exact", found == truth)
-
-
-def _relative(name: str, found: float, truth: float, tolerance: float) -> Comparison:
-    is_within = abs(found - truth) <= tolerance * truth
-    return Comparison(name, found, truth, f"within {tolerance:.0%}", is_within)

@@ -138,9 +138,7 @@ def _write_report(result: Result, say: Listener) -> None:
         say({"event": "warning", "text": f"the report could not be written: {error}"})
 
 
-def _run_locked(
-    plan: Plan, journal: Journal, engine: Engine, device: Device, say: Listener, command: str
-) -> None:
+def _run_locked(plan: Plan, journal: Journal, engine: Engine, device: Device, say: Listener, command: str) -> None:
     kind = engine.kind()
     places = Places(plan, plan.fingerprints(kind))
     sweep_partial_files(plan.output)

@@ -46,6 +46,7 @@ class Journal:
         self.passes: dict[str, PassState] = {}
         self.starts: list[Mapping[str, Any]] = []
         self.published: dict[str, str] = {}
+        self.is_published = False
         self.publishing: dict[str, str] | None = None
         self.ended: Mapping[str, Any] | None = None
         self._file: Any = None
@@ -131,6 +132,7 @@ class Journal:
                 self.publishing = dict(event["arrays"])
             case "published":
                 self.published, self.publishing = dict(event["arrays"]), None
+                self.is_published = True
 
 
 def _valid_lines(path: Path) -> tuple[list[dict[str, Any]], int]:

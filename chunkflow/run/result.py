@@ -190,6 +190,6 @@ def open_result(path: str | Path) -> Result:
     if not journal_path.is_file():
         raise InputNotFoundError(f"{path} holds no run", "Give the output folder of chunkflow run")
     journal = Journal.read(journal_path)
-    if not journal.published or journal.publishing is not None:
+    if not journal.is_published or journal.publishing is not None:
         raise IncompleteError(f"the run in {path} is not complete", "Run the same command again")
     return Result(folder)

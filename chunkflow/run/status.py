@@ -130,9 +130,7 @@ def _state(is_running: bool, code: int | None, passes: tuple[PassStatus, ...]) -
     return "interrupted" if code == 130 else "failed"
 
 
-def _passes(
-    output: Path, stored: Mapping[str, Any], journal: Journal, is_running: bool
-) -> tuple[PassStatus, ...]:
+def _passes(output: Path, stored: Mapping[str, Any], journal: Journal, is_running: bool) -> tuple[PassStatus, ...]:
     found: list[PassStatus] = []
     is_first_open = True
     for planned in stored["plan"]["passes"]:

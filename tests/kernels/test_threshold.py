@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from skimage.filters import threshold_li, threshold_otsu
@@ -83,6 +85,20 @@ def test_otsu_of_two_values_separates_them() -> None:
     bins = bins_of(image)
     assert 5 <= threshold.otsu(histogram(image, bins), bins) < 90
     assert 5 <= threshold.li(histogram(image, bins), bins) < 90
+
+
+def test_otsu_maximises_the_variance_between_the_classes_of_few_voxels() -> None:
+    rng = np.random.default_rng(9)
+    for _ in range(50):
+        values = sorted(int(v) for v in rng.integers(0, 30, 9))
+        bins = Bins.of_range(values[0], values[-1], np.uint8, False)
+
+        def between(last: int, values: list[int] = values) -> Fraction:
+            low, high = [v for v in values if v <= last], [v for v in values if v > last]
+            return len(low) * len(high) * (Fraction(sum(low), len(low)) - Fraction(sum(high), len(high))) ** 2
+
+        got = threshold.otsu(histogram(np.array(values, np.uint8), bins), bins)
+        assert between(int(got)) == max(between(last) for last in range(values[0], values[-1]))
 
 
 def test_otsu_is_exact_for_more_voxels_than_float64_can_sum() -> None:

@@ -21,6 +21,7 @@ from chunkflow.geometry.box import Box
 from chunkflow.geometry.scale import Scale
 from chunkflow.report import pictures
 from chunkflow.report.report import number, short, write_report
+from chunkflow.run.journal import Journal
 from chunkflow.run.result import Result, open_result
 from chunkflow.storage.layout import layout_for_core
 from chunkflow.storage.omezarr import write_image_group
@@ -50,6 +51,7 @@ class Page(HTMLParser):
         self.feed(self.html)
         self.close()
         assert self.open == []
+        self.pipeline = self.text.partition("Every default is spelt out.")[2].partition("Open the result")[0].strip()
         self.text = " ".join(self.text.split())
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
@@ -72,10 +74,10 @@ class Page(HTMLParser):
             self.text += " " + data
 
 
-def save(folder: Path, data: Any, voxel_um: tuple[float, float, float] = VOXEL_UM) -> Path:
+def save(folder: Path, data: Any) -> Path:
     path = folder / "sample & co.ome.zarr"
-    write_image_group(path, name="sample", levels={"0": Scale(voxel_um)})
-    volume(path / "0", data, voxel_um)
+    write_image_group(path, name="sample", levels={"0": Scale(VOXEL_UM)})
+    volume(path / "0", data, VOXEL_UM)
     return path
 
 
@@ -97,19 +99,19 @@ def rings() -> Any:
     return image
 
 
-def run(folder: Path, data: Any, stages: Any, **options: Any) -> Result:
+def run(folder: Path, data: Any, stages: Any, block: Any = (64, 64, 96), **options: Any) -> Result:
     pipeline = cf.Pipeline(
         stages,
         input=cf.InputOptions(kind=options.pop("kind", "image")),
         output=cf.OutputOptions(save=options.pop("save", ("image", "labels", "skeleton"))),
     )
-    plan = pipeline.plan(str(save(folder, data, options.pop("voxel_um", VOXEL_UM))), folder / "out", block=(32, 32, 64))
+    plan = pipeline.plan(str(save(folder, data)), folder / "out", block=block)
     return plan.run(on="serial", device="cpu")
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return run(tmp_path_factory.mktemp("rings"), rings(), STAGES)
+    return run(tmp_path_factory.mktemp("rings"), rings(), STAGES, block=(32, 32, 64))
 
 
 def read(result: Result, **facts: Any) -> Page:
@@ -152,15 +154,14 @@ def test_only_the_first_rows_of_a_long_table_are_shown(tmp_path: Path) -> None:
     image = np.zeros((2, 48, 60), np.uint8)
     image[0, ::4, ::5] = 100
     page = read(run(tmp_path, image, [cf.Threshold(method="fixed", value=50.0), cf.Label(), cf.Measure()]))
-    assert "144 objects in" in page.text and "The first 50 of 144 objects" in page.text
+    assert "144 objects with 0 loops in" in page.text and "The first 50 of 144 objects" in page.text
     table = page.html[page.html.index("<h2>Objects</h2>") :]
     assert table[: table.index("</table>")].count("<tr>") == 51
 
 
 def test_what_ran_can_be_run_again_from_the_page(result: Result, tmp_path: Path) -> None:
     page = read(result)
-    content = yaml.safe_load(page.text[page.text.index("version: 1") : page.text.index("Open the result")])
-    pipeline = cf.Pipeline.from_dict(content)
+    pipeline = cf.Pipeline.from_dict(yaml.safe_load(page.pipeline))
     assert list(pipeline.stages) == STAGES
     assert pipeline.input.path == str(result.path.parent / "sample & co.ome.zarr")
     assert pipeline.output.path == str(result.path)
@@ -234,7 +235,7 @@ def test_nothing_found_is_said(tmp_path: Path) -> None:
 
 def test_a_restored_image_alone_is_a_report(tmp_path: Path) -> None:
     page = read(run(tmp_path, rings(), [cf.Resample()]))
-    assert "A restored image in" in page.text and "nothing to certify" in page.text
+    assert "A restored image in" in page.text and "Certificate" not in page.text
     assert sorted(page.images) == [f"{plane} slice: gray" for plane in ("xy", "xz", "zy")]
 
 
@@ -275,8 +276,6 @@ def test_a_report_that_cannot_be_written_is_a_chunkflow_error(result: Result, tm
 
 def test_blocks_that_were_set_aside_are_told(tmp_path: Path) -> None:
     out = run(tmp_path, rings(), STAGES).path
-    from chunkflow.run.journal import Journal
-
     journal = Journal.open(out / "run" / "journal.jsonl")
     fingerprint = next(iter(journal.passes))
     journal.append("failed", **{"pass": fingerprint, "unit": 3, "core": "0:13,32:41,64:67", "error": "a NaN <here>"})
@@ -310,8 +309,8 @@ def test_the_slices_show_voxels_of_the_planes_named(result: Result) -> None:
     shown = pixels(page, "xy slice: outlines")[..., 3] > 0
     for p in range(1, 40):
         for q in range(1, 66):
-            inside = shown[int(p * size) + 1 : int((p + 1) * size) - 1, int(q * size) + 1 : int((q + 1) * size) - 1]
-            assert not inside.any()  # outlines run along voxel borders, one pixel wide
+            inside = shown[int(p * size) + 3 : int((p + 1) * size) - 2, int(q * size) + 3 : int((q + 1) * size) - 2]
+            assert not inside.any()  # outlines run along voxel borders, two pixels wide
     centre = ((np.arange(41) + 0.5) * size).astype(int)
     gray = pixels(page, "xy slice: gray")[np.ix_(centre, ((np.arange(67) + 0.5) * size).astype(int))]
     assert np.array_equal(gray > 128, labels[z] > 0)
@@ -339,6 +338,8 @@ def test_outlines_lie_on_the_border_of_each_object() -> None:
     three, four = (pictures.label_colors(np.array([n]))[0] for n in (3, 4))
     assert np.array_equal(drawn[1, 1, :3], three) and np.array_equal(drawn[3, 5, :3], four)
     assert np.abs(three.astype(int) - four).sum() > 100
+    thick = pictures.outlines(labels, width=2)[..., 3] == 255
+    assert np.array_equal(thick[3], [0, 1, 1, 1, 1, 1, 1, 1, 0]) and not thick[0].any() and thick[5, 1:5].all()
     filled = pictures.outlines(labels, fill=0.5)
     assert filled[3, 2, 3] == 128 and filled[0, 0, 3] == 0
 
