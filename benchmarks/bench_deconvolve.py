@@ -26,9 +26,7 @@ BACKGROUND = 10.0
 def main() -> None:
     """Measure and report."""
     given = options(str(__doc__))
-    report = Report(
-        "deconvolve", "Richardson-Lucy beside scikit-image", given, ["scipy", "scikit-image"]
-    )
+    report = Report("deconvolve", "Richardson-Lucy beside scikit-image", given, ["scipy", "scikit-image"])
     shape = QUICK_SHAPE if given.quick else SHAPE
     truth = phantoms.mitochondria(shape, VOXEL_UM, seed=1).labels > 0
     image = optics.acquire(truth, voxel_um=VOXEL_UM, seed=1, fwhm_um=FWHM_UM, background=BACKGROUND).astype(np.float32)
@@ -36,11 +34,14 @@ def main() -> None:
     above = np.maximum(image - BACKGROUND, 0)
     start = float(above.mean())
 
-    def ours(iterations: int = ITERATIONS) -> object:
-        return deconvolve.richardson_lucy(image, kernel, iterations=iterations, background=BACKGROUND, start=start)
+    def ours(iterations: int = ITERATIONS) -> NDArray[np.float32]:
+        restored: NDArray[np.float32] = deconvolve.richardson_lucy(
+            image, kernel, iterations=iterations, background=BACKGROUND, start=start
+        )
+        return restored
 
-    def skimage(iterations: int = ITERATIONS) -> object:
-        return richardson_lucy(above, kernel, num_iter=iterations, clip=False, filter_epsilon=1e-6)
+    def skimage(iterations: int = ITERATIONS) -> NDArray[np.float32]:
+        return np.asarray(richardson_lucy(above, kernel, num_iter=iterations, clip=False, filter_epsilon=1e-6))
 
     ours(1)
     skimage(1)

@@ -133,7 +133,8 @@ def scipy_run(source: Path, out: Path) -> None:
 
 def _checks(folder: Path, truth: NDArray[np.int32]) -> list[str]:
     """What the last run of each contender left, against scipy's labels."""
-    ours = [np.array_equal(cf.open_result(path).labels[:], truth) for path in sorted(folder.glob("ours-*"))]
+    opened = [cf.open_result(path).labels for path in sorted(folder.glob("ours-*"))]
+    ours = [labels is not None and np.array_equal(labels[:], truth) for labels in opened]
     found = [f"our labels equal scipy's id for id in {sum(ours)} of {len(ours)} runs"]
     peers = [_same_partition(np.asarray(da.from_zarr(str(path))), truth) for path in sorted(folder.glob("peer-*"))]
     if peers:

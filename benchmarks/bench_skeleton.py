@@ -1,9 +1,9 @@
 """Distances, thinning and graph of one mask: chunkflow's kernels beside scipy, scikit-image and skan.
 
-The thinning of chunkflow goes by Euclidean distance and needs the distance map, so its figure includes it; scikit-image's
-`skeletonize` (Lee, Kashyap & Chu 1994) needs none. Both skip background, so a sparse mask (tubes) and a dense one
-(sponge) are measured. The graphs are made from the same skeleton, ours; the peer is
-skan. The remarks count loops: the mask's own number follows from its Euler characteristic.
+The thinning of chunkflow goes by Euclidean distance and needs the distance map, so its figure includes it;
+scikit-image's `skeletonize` (Lee, Kashyap & Chu 1994) needs none. A sparse mask (tubes) and a dense one (sponge) are
+measured. The graphs are made from one skeleton, ours; the peer is skan. The remarks count loops: the mask's own number
+follows from its Euler characteristic.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def compare(report: Report, what: str, mask: NDArray[np.bool_], skan: Any) -> No
     of_skan = f", skan's graph of ours {_skan_loops(skan, skeleton)}" if skan is not None else ""
     report.notes += [
         f"{what}: {spread(times)}",
-        f"{what}: {mask.sum()} voxels ({mask.mean():.1%}) thin to {skeleton.sum()} (ours) and {lee.sum()} (scikit-image)",
+        f"{what}: {mask.sum()} voxels ({mask.mean():.1%}) thin to {skeleton.sum()} (ours), {lee.sum()} (scikit-image)",
         f"{what}: loops of the mask {loops(mask)}, our skeleton {loops(skeleton)}, our graph "
         f"{_graph_loops(skeleton, squared)}, scikit-image's skeleton {loops(lee)}{of_skan}",
     ]

@@ -155,7 +155,7 @@ class Report:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    cells = [("", "ours", "peer's", "ratio", "goal", "met", "peer")]
+    cells: list[tuple[str, ...]] = [("", "ours", "peer's", "ratio", "goal", "met", "peer")]
     for row in rows:
         shown = row.to_dict()
         numbers = [_shown(shown[key]) for key in ("ours", "peer_value", "ratio", "goal", "met")]

@@ -192,7 +192,7 @@ def demo(
         tolerance={row.name: row.tolerance for row in done.rows},
     )
     _print_summary(console, done.result, report)
-    console.print(f"change it   edit {done.pipeline}, then: chunkflow run {done.pipeline}", **PLAIN)
+    console.print(f"{'change it':<13} edit {done.pipeline}, then: chunkflow run {done.pipeline}", **PLAIN)
     if not done.is_within:
         raise IncompleteError("the demo is outside its tolerance", "The table above says where")
 

@@ -292,7 +292,8 @@ def _open_inputs(pipeline: Pipeline, volume: Volume | str | Path | None) -> tupl
         raise UsageError(f"the input holds {source.dtype}, not labels", "Use kind: image, or a volume of integers")
     if options.nodata is not None and not _holds(source.dtype, options.nodata):
         raise UsageError(
-            f"nodata {options.nodata} is no value of the input's {source.dtype} voxels", "Give a value that occurs in it"
+            f"nodata {options.nodata} is no value of the input's {source.dtype} voxels",
+            "Give a value that occurs in it",
         )
     if options.mask is None:
         return source, None

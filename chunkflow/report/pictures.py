@@ -42,6 +42,8 @@ CONTRAST = (0.5, 99.8)
 """Percentiles shown as black and white: a few hot voxels do not darken the rest."""
 CURVE_COLOR = (255, 64, 48, 255)
 SEGMENTS_AT_ONCE = 10**5
+SAME_VALUE = 1e-6
+"""Relative difference below which values are drawn as one: they differ by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,13 +262,14 @@ def distribution(values: NDArray[np.float64], label: str, *, what: str) -> str:
     if not len(values):
         return ""
     low, high = float(values.min()), float(values.max())
+    if high - low <= SAME_VALUE * max(abs(low), abs(high)):
+        half = abs(low) / 10 or 0.5
+        edges = np.array([low - half, high + half])
+        return chart(np.array([len(values)]), edges, x_label=label, y_label=what)
     bins = int(np.clip(np.sqrt(len(values)) * 1.5, 8, 40))
     is_log = low > 0 and high / low > 50
-    if is_log:
-        edges = np.geomspace(low, high, bins + 1)
-    else:
-        edges = np.linspace(low, high, bins + 1) if high > low else np.linspace(low - 0.5, low + 0.5, 2)
-    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
+    edges = np.geomspace(low, high, bins + 1) if is_log else np.linspace(low, high, bins + 1)
+    edges[0], edges[-1] = low, high
     return chart(np.histogram(values, edges)[0], edges, x_label=label, y_label=what, log_x=is_log)
 
 

@@ -309,7 +309,7 @@ def _certificate(run: _Run) -> str:
 
 def _of_all(count: int, total: int) -> str:
     if count == total:
-        return "In the one object" if total == 1 else f"In all {number(total)} objects"
+        return {1: "In the one object", 2: "In both objects"}.get(total, f"In all {number(total)} objects")
     return f"In {number(count)} of {number(total)} objects"
 
 

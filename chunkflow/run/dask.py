@@ -119,9 +119,14 @@ def local_engine(workers: int, memory_bytes: int, device: str = "cpu") -> DaskEn
         )
         client = Client(cluster)
 
+    # A worker that is missing this long after one of its name died is given up, and its nanny with it: 15 seconds by
+    # default, so that a second death, or a slow start, leaves a cluster without workers that waits for ever.
+    patience = dask.config.set({"distributed.deploy.lost-worker-timeout": "24 hours"})
+
     def close() -> None:
         client.close()
         cluster.close()
+        patience.__exit__(None, None, None)
 
     return DaskEngine(client, device=device, owned=close)
 

@@ -132,19 +132,18 @@ def _run_block(job: Job, unit: int) -> tuple[tuple[int, ...], int]:
     _check_epoch(job)
     sizes: list[int] = []
     for product, target in job.writes.items():
-        sizes += _store(target, core, to_host(arrays.pop(product)))
+        sizes += _store(_open(target, job.epoch), core, to_host(arrays.pop(product)))
     return tuple(sizes), write_record(record_path(Path(job.records), unit), record)
 
 
-def _store(target: Source, core: Box, data: NDArray[Any]) -> list[int]:
+def _store(volume: Volume, core: Box, data: NDArray[Any]) -> list[int]:
     """Write one core and return the sizes of its files. A core of zeros leaves no file."""
-    volume = _open(target)
     names = objects_of(volume.layout, core)
     if data.any():
         volume.write(core, np.ascontiguousarray(data.astype(volume.dtype, copy=False)))
-        return [size or 0 for size in object_sizes(target.path, names)]
+        return [size or 0 for size in object_sizes(volume.path, names)]
     for name in names:  # of an attempt that was killed, or of damaged files
-        Path(target.path, name).unlink(missing_ok=True)
+        Path(volume.path, name).unlink(missing_ok=True)
     return [0] * len(names)
 
 
@@ -175,7 +174,8 @@ def _read_cached(path: str) -> Record:
 
 
 @lru_cache(maxsize=64)
-def _open(source: Source) -> Volume:
+def _open(source: Source, epoch: tuple[str, int]) -> Volume:
+    """The array, once per process and run: the next run may find another at the same path."""
     # The scale is of no interest to a unit: steps get it as their parameters.
     return open_array(source.path, Scale((1.0, 1.0, 1.0)), axes=source.axes, at=source.at)
 
@@ -259,7 +259,7 @@ def _run_chain(
 
 
 def _read(job: Job, name: str, box: Box, on_device: bool) -> Region:
-    volume = _open(job.reads[name])
+    volume = _open(job.reads[name], job.epoch)
     inside = box.clip(volume.box)
     data = volume.read(inside)
     if name == "input" and data.dtype.kind == "f":

@@ -124,6 +124,7 @@ class Thin:
     weights: Triple
     halo: int
     max_halo: int
+    t0: int
 
     version: ClassVar[int] = 1
     produces: ClassVar[tuple[str, ...]] = ("skeleton",)
@@ -144,6 +145,7 @@ class Thin:
             origin=labels.box.start,
             open_borders=open_borders(labels.box, view.shape),
             weights=self.weights,
+            t0=self.t0,
         )
         inner = out.relative_to(labels.box.start).slices
         alive, is_open = thinned.skeleton[inner], thinned.is_open[inner]
@@ -227,16 +229,21 @@ class Skeleton:
 
     prune_radii : a terminal branch shorter than this many radii at its junction, and one voxel, is dropped; 0 is off
     max_halo : voxels beyond its core that a block may look at most
+    t0 : thinning passes before ends of branches are held fast; 1 leaves few spurs on rough surfaces but shortens
+        branches that taper, 0 keeps both
     """
 
     prune_radii: float = 1.0
     max_halo: int = 64
+    t0: int = 1
 
     key: ClassVar[str] = "skeleton"
 
     def __post_init__(self) -> None:
         if self.prune_radii < 0:
             raise ConfigError(f"skeleton: prune_radii {self.prune_radii} is negative", "Use 0 to keep every branch")
+        if not 0 <= self.t0 < thinning.LAST_PASS:
+            raise ConfigError(f"skeleton: t0 {self.t0} is not a number of passes", "Use 1, or 0 to keep every end")
         if self.max_halo < 1:
             raise ConfigError(f"skeleton: max_halo {self.max_halo} leaves blocks blind", "Use 1 or more, say 64")
 
@@ -246,7 +253,7 @@ class Skeleton:
         grid = flow.grid
         weights = distance.integer_weights(flow.scale.voxel_um)
         measured = Distance(weights=weights, halo=min(DISTANCE_HALO, self.max_halo), max_halo=self.max_halo)
-        thin = Thin(weights=weights, halo=min(THINNING_HALO, self.max_halo), max_halo=self.max_halo)
+        thin = Thin(weights=weights, halo=min(THINNING_HALO, self.max_halo), max_halo=self.max_halo, t0=self.t0)
         merge = MergeGraph(
             shape=flow.shape,
             prune_radii=self.prune_radii,

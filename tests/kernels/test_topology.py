@@ -240,6 +240,6 @@ def test_a_volume_without_background_or_without_objects_is_described() -> None:
 
 
 def test_missing_contacts_are_noticed() -> None:
+    none = np.zeros((0, 2), np.int64)
     with pytest.raises(ValueError, match="some are missing"):
-        none = np.zeros((0, 2), np.int64)
         object_topology(np.array([0, 1], np.uint64), np.array([True, False]), none, none)

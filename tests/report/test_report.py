@@ -125,7 +125,11 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network_or_of_scripts(result:
     assert all(link.startswith(("data:image/png;base64,", "tables/")) for link in page.links)
     assert "url(" not in page.html and "@import" not in page.html
     assert all((result.path / link).is_file() for link in page.links if link.startswith("tables/"))
-    assert "sample &amp; co.ome.zarr" in page.html and "sample & co.ome.zarr" in page.text
+    assert (
+        "sample &amp; co.ome.zarr" in page.html
+        and "sample & co" not in page.html
+        and "sample & co.ome.zarr" in page.text
+    )
     assert "$" not in re.sub("base64,[^']*", "", page.html)
     assert len(page.html) < 4 * 2**20
 
@@ -138,6 +142,7 @@ def test_the_numbers_are_those_of_the_tables(result: Result) -> None:
     for words in (
         f"{number(branches['length_um'].sum())} µm total length",
         f"{number(objects['volume_um3'].sum())} µm³ total volume",
+        f"{number(2 * np.average(branches['radius_mean_um'], weights=branches['length_um']))} µm mean diameter",
         f"{(nodes['kind'] == 'end').sum()} free ends",
         f"{(nodes['kind'] == 'junction').sum()} junctions",
         "In all 3 objects the skeleton graph has exactly as many loops as the object itself: 2 in the graph, 2 in",
@@ -215,7 +220,7 @@ def test_closed_cavities_are_told(tmp_path: Path) -> None:
 def test_masks_and_labels_need_no_image(tmp_path: Path, kind: str) -> None:
     data = (rings() > 50).astype(np.uint16) * 7
     page = read(run(tmp_path, data, [cf.Label(), cf.Skeleton(), cf.Measure()][kind == "labels" :], kind=kind))
-    assert "with 2 loops" in page.text
+    assert "with 2 loops" in page.text and ("1 of 1 object" if kind == "labels" else "3 of 3 objects") in page.text
     assert len(page.images) == 9 and "Black is" not in page.text
     assert "mean intensity" not in page.text
 
@@ -414,6 +419,8 @@ def test_a_histogram_counts_every_value_once() -> None:
     assert svg.count("<path") <= 40 and "length, µm" in svg
     assert pictures.distribution(np.array([]), "length", what="branches") == ""
     assert pictures.distribution(np.array([2.0, 2.0]), "length", what="branches").count("<path") == 1
+    nearly_one = np.array([5.6, 5.6 + 1e-12])
+    assert pictures.distribution(nearly_one, "length", what="branches").count("<path") == 1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chunkflow.errors import BlockError
 from chunkflow.run.engine import SerialEngine, ThreadsEngine
 from chunkflow.testing import suites
 
@@ -21,12 +20,6 @@ def test_dask_engine_passes_the_suite(cluster: Any) -> None:
 
 def test_dask_engine_survives_the_death_of_workers(cluster: Any, tmp_path: Path) -> None:
     suites.check_survives_deaths(cluster, tmp_path)
-
-
-def test_a_unit_that_kills_every_worker_is_told_to_be_at_fault(cluster: Any) -> None:
-    outcomes = dict(cluster.map(suites._die_always, range(4)))
-    assert isinstance(outcomes[suites._DEADLY], BlockError)
-    assert "memory" in str(outcomes[suites._DEADLY])
 
 
 def test_interrupts_are_not_taken_for_failed_units() -> None:
