@@ -259,13 +259,12 @@ def run(
             on_event=listener,
             command=_command(),
         )
-    report = write_report(result)
     count = uncertified(result)
     if as_json:
         code = IncompleteError.exit_code if count else 0
         write_json(console, {"event": "end", "code": code, "output": str(result.path), **_totals(result)})
     else:
-        _print_summary(console, result, report)
+        _print_summary(console, result, result.path / "report.html")
     if count:
         raise IncompleteError(
             f"the skeletons of {_counted(count, 'object')} are not certified; all results are written",
@@ -474,6 +473,8 @@ def _print_status(console: Console, found: states.Status) -> None:
     for p in found.passes:
         for unit in p.failed:
             console.print(f"failed: {p.name} block {unit.unit} at {unit.core}: {unit.error}", **PLAIN)
+    if found.passes and found.state != "complete" and all(p.state == "done" for p in found.passes):
+        console.print("every pass is done; the results are not in their places yet", **PLAIN)
     if found.state not in ("running", "complete") and found.command:
         console.print(f"to go on: {found.command}", **PLAIN)
 

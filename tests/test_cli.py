@@ -134,6 +134,11 @@ def test_the_command_line_wins_over_the_file(here: Files) -> None:
     assert (here / "out").is_dir() and not (here / "other").exists()
 
 
+def test_an_older_format_can_be_named_without_quotes(here: Files) -> None:
+    assert run("--set", "output.format=0.4").exit_code == 0
+    assert (here / "out" / "image.ome.zarr" / ".zattrs").is_file()
+
+
 def test_status_tells_a_complete_run_from_none(here: Files) -> None:
     refused(chunkflow("status", "out"), 2, "out holds no run")
     run()
@@ -272,6 +277,7 @@ PREPARED: list[tuple[str, Callable[[Files], object], tuple[object, ...], tuple[s
     ("a PSF larger than the volume", large_psf, (), ("PSF", "more than the volume")),
     ("a network that is none", fake_model, (), ("fake.pt",)),
     ("set without a stage", lambda h: None, ("--set", "smooth.method=li"), ("'smooth'",)),
+    ("set to what is not YAML", lambda h: None, ("--set", "threshold.value=[1"), ("not YAML",)),
     ("set without a value", lambda h: None, ("--set", "threshold"), ("KEY.key=value",)),
     ("a block without voxels", lambda h: None, ("--block", 0, 8, 8), ("not positive",)),
     ("no worker", lambda h: None, ("--workers", 0), ("0 workers",)),

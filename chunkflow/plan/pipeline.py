@@ -231,7 +231,10 @@ def _override(text: str, sections: dict[str, dict[str, Any]], stages: dict[str, 
         inner = target.get(part)
         target[part] = dict(inner) if isinstance(inner, dict) else {}
         target = target[part]
-    target[last] = yaml.safe_load(value)
+    try:
+        target[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r} has a value that is not YAML", "Put it in quotes") from error
 
 
 def _parse(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -244,6 +247,8 @@ def _parse(kind: type[T], values: Mapping[str, Any], where: str) -> T:
             raise ConfigError(f"unknown key {key!r} in {where}", nearest(str(key), known))
     if kind is Deconvolve and isinstance(values.get("psf"), Mapping):
         values = {**values, "psf": _parse(Psf, values["psf"], "deconvolve: psf")}
+    if kind is OutputOptions and isinstance(values.get("format"), float):
+        values = {**values, "format": str(values["format"])}  # YAML reads an unquoted 0.4 as a number
     try:
         return pydantic.TypeAdapter(kind).validate_python(dict(values))
     except pydantic.ValidationError as error:

@@ -103,6 +103,7 @@ def local_engine(workers: int, memory_bytes: int, device: str = "cpu") -> DaskEn
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
         "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.worker.preload": ["chunkflow.run.preload"],
         "distributed.admin.low-level-log-length": 100,
     }
     with dask.config.set(settings):

@@ -97,9 +97,12 @@ def _levels(scales: Any) -> dict[str, Scale]:
 def _write_tables(plan: Plan, places: Places) -> None:
     names = {p.name for p in plan.passes}
     folder, graph = plan.output / "tables", plan.output / "graph"
+    for table in ("objects", "nodes", "branches"):
+        if ("objects" if table == "objects" else "graph") not in names:
+            for kind in ("parquet", "csv"):
+                (folder / f"{table}.{kind}").unlink(missing_ok=True)
     if "objects" in names:
-        objects = read_record(merged_path(places.records("objects")))
-        tables.write_table(folder, "objects", objects)
+        tables.write_table(folder, "objects", read_record(merged_path(places.records("objects"))))
     if "graph" not in names:
         shutil.rmtree(graph, ignore_errors=True)
         return

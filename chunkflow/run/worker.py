@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from threading import local
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +28,7 @@ from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.geometry.scale import Scale
 from chunkflow.plan import memory
-from chunkflow.stages.base import BlockStep, MergeStep, Output, Record, Region, View, boxes_of_chain
+from chunkflow.stages.base import BlockStep, GrowingStep, MergeStep, Output, Record, Region, View, boxes_of_chain
 from chunkflow.storage.files import object_sizes
 from chunkflow.storage.layout import objects_of
 from chunkflow.storage.records import RecordFolder, merged_path, read_record, record_path, write_record
@@ -187,7 +189,7 @@ def _compute(job: Job, unit: int, core: Box) -> tuple[dict[str, Any], Record]:
         return _run_chain(job, unit, core, job.steps, core)[:2]
     head, record = _run_chain(job, unit, core, job.steps[:-1], core)[:2] if len(job.steps) > 1 else ({}, {})
     tail, more = _run_growing(job, unit, core)
-    return {**head, **tail}, {**record, **more}
+    return {**head, **tail}, _with(record, more, job)
 
 
 def _run_growing(job: Job, unit: int, core: Box) -> tuple[dict[str, Any], Record]:
@@ -195,18 +197,20 @@ def _run_growing(job: Job, unit: int, core: Box) -> tuple[dict[str, Any], Record
 
     The step's certificate makes a part's result the whole volume's, so how the core is split changes nothing.
     """
-    budget = memory.growth_voxels(job.steps[-1], core, job.grid.shape)
+    first = cast(GrowingStep, job.steps[-1])
+    budget = memory.growth_voxels(first, core, job.grid.shape)
     arrays: dict[str, Any] = {}
     records: list[Record] = []
-    waiting: list[tuple[Box, Any]] = [(core, job.steps[-1])]
+    waiting: list[tuple[Box, GrowingStep]] = [(core, first)]
     while waiting:
         out, step = waiting.pop()
-        if step is not job.steps[-1] and memory.grown_crop(step, out, job.grid.shape) > budget:
-            halves = _halves(out)
-            if len(halves) > 1:
-                waiting += [(half, step) for half in halves]
-                continue
-        found, record, wants_more = _run_chain(job, unit, core, (step,), out)
+        if step is first:
+            found, record, wants_more = _run_chain(job, unit, core, (step,), out)
+        elif memory.grown_crop(step, out, job.grid.shape) > budget and len(halves := _halves(out)) > 1:
+            waiting += [(half, step) for half in halves]
+            continue
+        else:
+            found, record, wants_more = _look_further(job, unit, core, step, out, budget)
         larger = step.grown() if wants_more else None
         if larger is not None:
             waiting.append((out, larger))
@@ -218,6 +222,56 @@ def _run_growing(job: Job, unit: int, core: Box) -> tuple[dict[str, Any], Record
         records.append(record)
     names = records[0].keys()
     return arrays, {name: np.concatenate([record[name] for record in records]) for name in names}
+
+
+class _SolvedCrops(local):
+    """Crops that this lane solved last: blocks that must look far look at the same one."""
+
+    def __init__(self) -> None:
+        self.known: OrderedDict[tuple[Any, ...], Region] = OrderedDict()
+
+    def make_room(self, job: tuple[Any, ...], voxels: int) -> None:
+        """Forget other jobs, then the crops used longest ago, until no more than so many voxels are held."""
+        for key in [key for key in self.known if key[: len(job)] != job]:
+            del self.known[key]
+        while self.known and sum(region.box.size for region in self.known.values()) > voxels:
+            self.known.popitem(last=False)
+
+
+_solved = _SolvedCrops()
+
+
+def _look_further(
+    job: Job, unit: int, core: Box, step: GrowingStep, out: Box, budget: int
+) -> tuple[dict[str, Any], Record, bool]:
+    """A grown step on one output, from a crop that its neighbours use too."""
+    crop = _shared_crop(step, out, job.grid.shape, budget)
+    this = (job.records, job.epoch)
+    key = (*this, step, crop)
+    if key not in _solved.known:
+        _solved.make_room(this, max(0, 2 * budget - crop.size))
+        regions = {name: _read(job, name, crop, False) for name in step.reads(crop)}
+        _solved.known[key] = step.solve(regions, job.grid.shape)
+        del regions
+    _solved.known.move_to_end(key)
+    near = {name: _read(job, name, out, False) for name in step.reads(out)}
+    view = View(block=unit, core=core, grid=job.grid, regions=near, values={}, records={})
+    output = step.settle(_solved.known[key], view, out)
+    found = {name: data for name, data in output.arrays.items() if name in job.writes}
+    return found, output.record, output.wants_more
+
+
+def _shared_crop(step: GrowingStep, out: Box, shape: Triple, budget: int) -> Box:
+    """The crop around the cells of a lattice that hold `out`, cells as large as the halo and the budget allow."""
+    volume = Box.of_shape(shape)
+    side = 1 << (2 * step.halo).bit_length() - 1
+    while True:
+        start = triple(tuple(a - a % side for a in out.start))
+        cells = Box(start, triple(tuple(-(-b // side) * side for b in out.stop))).clip(volume)
+        crop = cells.grow(triple(step.halo)).clip(volume)
+        if crop.size <= budget or side == 1:
+            return crop
+        side //= 2
 
 
 def _halves(box: Box) -> list[Box]:
@@ -240,7 +294,7 @@ def _run_chain(
     on_device = job.device == "gpu" and any(step.on_device for step in steps)
     regions = {name: _read(job, name, box, on_device) for name, box in wanted.items()}
     values, records = _values(job, unit), _records(job)
-    record: dict[str, Any] = {}
+    record: Record = {}
     output = Output()
     for step, step_out in zip(steps, outs, strict=True):
         view = View(
@@ -254,8 +308,16 @@ def _run_chain(
         )
         output = step.run(view, step_out)
         regions |= {name: Region(step_out, data) for name, data in output.arrays.items()}
-        record |= output.record
+        record = _with(record, output.record, job)
     return {name: regions[name].cut(out) for name in products}, record, output.wants_more
+
+
+def _with(record: Record, more: Record, job: Job) -> Record:
+    """One record of what two steps of a pass leave."""
+    twice = record.keys() & more.keys()
+    if twice:
+        raise IntegrityError(f"two steps of pass {job.name} record {sorted(twice)}", "Rename one of them")
+    return {**record, **more}
 
 
 def _read(job: Job, name: str, box: Box, on_device: bool) -> Region:

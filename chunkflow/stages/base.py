@@ -109,10 +109,24 @@ class BlockStep(Protocol):
 
 
 class GrowingStep(BlockStep, Protocol):
-    """A block step that may ask to look further: it is run again as `grown()` until that is None."""
+    """A block step that may ask to look further: it is run again as `grown()` until that is None.
+
+    Its `run` is `solve` on the crop read and `settle` on the output. What a crop tells is true for the whole volume,
+    so one crop may serve several blocks.
+    """
+
+    @property
+    def halo(self) -> int:
+        """Voxels that the step looks beyond an output."""
 
     def grown(self) -> Self | None:
         """The same step with a larger halo, or None if it may not grow."""
+
+    def solve(self, regions: Mapping[str, Region], shape: Triple) -> Region:
+        """All that a crop tells, for any output inside it; `regions` hold the crop, `shape` is the volume's."""
+
+    def settle(self, solved: Region, view: View, out: Box) -> Output:
+        """What `run` returns, from a crop that was solved; `view.regions` hold at least `out`."""
 
 
 class MergeStep(Protocol):

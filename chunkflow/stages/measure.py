@@ -95,7 +95,7 @@ class MergeObjects:
         self, label: NDArray[np.uint64], euler: Sequence[Record], values: Mapping[str, Record]
     ) -> dict[str, NDArray[Any]]:
         regions = values["regions-merge"]
-        chi = _summed(label, euler, "label", "chi")
+        chi = _summed(label, euler, "chi_label", "chi")
         filled_chi = _summed(label, euler, "filled_label", "filled_chi")
         b0, b0_filled, b2, b2_open = (
             _matched(label, regions["label"], regions[name]) for name in ("b0", "b0_filled", "b2", "b2_open")

@@ -35,24 +35,29 @@ def disk_full_reported(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path to write; it becomes `path` when the block ends well and vanishes when it does not."""
+def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
+    """A temporary path to write; it becomes `path` when the block ends well and vanishes when it does not.
+
+    `durable` forces the bytes to disk first. Without it a power loss can leave an empty file in place of the old one,
+    which is fine where the reader checks and the file can be made again.
+    """
     final = Path(path)
     partial = final.with_name(f"{final.name}.{uuid.uuid4().hex}.partial")
     with disk_full_reported(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+            if durable:
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
             partial.replace(final)
         finally:
             partial.unlink(missing_ok=True)
 
 
-def write_atomic(path: str | Path, content: bytes) -> None:
-    """Write a whole file; at any moment it holds its old content or `content`."""
-    with atomic_path(path) as partial:
+def write_atomic(path: str | Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a whole file; at any moment it holds its old content or `content` (`durable` as for `atomic_path`)."""
+    with atomic_path(path, durable=durable) as partial:
         partial.write_bytes(content)
 
 

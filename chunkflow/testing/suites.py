@@ -39,7 +39,7 @@ from chunkflow.storage.volume import Volume, create_array, open_array
 Kind = Literal["image", "mask", "labels"]
 Maker = Callable[[Triple, np.random.Generator], NDArray[Any]]
 
-FEW_BLOCKS = 48
+FEW_BLOCKS = 12
 """Blocks of a random grid at most, so that a case takes seconds."""
 
 

@@ -42,7 +42,7 @@ def test_blocks_one_after_the_other_leave_what_one_block_leaves(
     _check(demo_pipeline().plan(demo_volume, tmp_path / "out", block=block), expected, on="serial")
 
 
-@pytest.mark.parametrize(("block", "workers"), [((32, 48, 40), 2), ((64, 64, 64), 3)])
+@pytest.mark.parametrize(("block", "workers"), [((32, 48, 40), 2)])
 def test_threads_leave_what_one_block_leaves(
     block: Triple, workers: int, expected: cf.Result, demo_volume: Path, demo_pipeline: Any, tmp_path: Path
 ) -> None:
@@ -89,7 +89,7 @@ def test_the_format_of_the_arrays_changes_no_voxel(
 
 def test_stages_of_images_pass_the_suite(tmp_path: Path) -> None:
     stages = [cf.Resample(), cf.Threshold(smooth_um=0.15), cf.Label(), cf.Skeleton(max_halo=512), cf.Measure()]
-    suites.check_stage(stages, folder=tmp_path, cases=2, largest=(12, 26, 28), seed=1)
+    suites.check_stage(stages, folder=tmp_path, cases=2, largest=(8, 26, 28), seed=1)
 
 
 def test_stages_of_images_with_nodata_pass_the_suite(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_stages_of_images_with_nodata_pass_the_suite(tmp_path: Path) -> None:
         return image
 
     stages = [cf.Resample(), cf.Threshold(method="li", smooth_um=0.15), cf.Label(), cf.Measure(intensity="image")]
-    suites.check_stage(stages, folder=tmp_path, make=padded, cases=2, largest=(12, 26, 28), options={"nodata": 0})
+    suites.check_stage(stages, folder=tmp_path, make=padded, cases=2, largest=(8, 26, 28), options={"nodata": 0})
 
 
 def test_stages_of_labels_pass_the_suite(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_network_passes_the_suite(tmp_path: Path) -> None:
     network = cf.Predict(
         path=str(tmp_path / "model"), patch=(16, 16, 16), overlap=(4, 8, 4), percentiles=(1, 99), threshold=None
     )
-    suites.check_stage([network, cf.Threshold(), cf.Label()], folder=tmp_path, cases=2, largest=(30, 36, 40), seed=4)
+    suites.check_stage([network, cf.Threshold(), cf.Label()], folder=tmp_path, cases=1, largest=(30, 36, 40), seed=4)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class _HaloTooShort:
 
 def test_the_suite_notices_a_halo_that_is_one_voxel_short(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="reads"):
-        suites.check_stage([_HaloTooShort(), cf.Label()], folder=tmp_path, largest=(24, 40, 40))
+        suites.check_stage([_HaloTooShort(), cf.Label()], folder=tmp_path)
 
 
 # Properties of masks and labels on random phantoms and grids.
@@ -180,7 +180,7 @@ def _voxel(rng: np.random.Generator) -> tuple[float, float, float]:
     return z, y, x
 
 
-CASES = [*range(12), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(100, 160))]
+CASES = [*range(9), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(100, 160))]
 
 
 @pytest.mark.parametrize("seed", CASES)
