@@ -40,9 +40,7 @@ def test_total_length_is_within_8_percent_of_mitographs(mitochondria: ModuleType
     assert row["ratio"] == pytest.approx(1, abs=0.08)
 
 
-def test_every_object_is_certified_and_the_row_counts_what_the_tables_hold(
-    mitochondria: ModuleType, out: Path
-) -> None:
+def test_every_object_is_certified_and_the_row_counts_what_the_tables_hold(mitochondria: ModuleType, out: Path) -> None:
     result = mitochondria.run_stack(needed("yeast_mito_03"), out)
     row = mitochondria.summary(result, 1.0)
     assert result.objects["certified"].all()

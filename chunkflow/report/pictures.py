@@ -1,4 +1,4 @@
-"""Pictures of a volume and of columns of numbers, small enough for one HTML page.
+"""Pictures of a volume, small enough for one HTML page.
 
 Three planes cut the volume. All share one pixel size, the same along both sides of a picture, so a volume with long
 voxels keeps its proportions and the planes fit together along their edges:
@@ -6,8 +6,6 @@ voxels keeps its proportions and the planes fit together along their edges:
         x ->      z ->            A plane is read from the coarsest level whose voxels are no larger than a pixel, in
      y [  xy  ] [ zy ]            strips one chunk wide, and only the voxels under pixel centres are kept. So a plane
      z [  xz  ]                   of a terabyte takes the memory of a strip, and about a megabyte as PNG.
-
-Charts are SVG that takes its colours from the page.
 """
 
 from __future__ import annotations
@@ -15,9 +13,8 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from io import BytesIO
-from math import ceil, floor, log10
+from math import ceil
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,8 +39,6 @@ CONTRAST = (0.5, 99.8)
 """Percentiles shown as black and white: a few hot voxels do not darken the rest."""
 CURVE_COLOR = (255, 64, 48, 255)
 SEGMENTS_AT_ONCE = 10**5
-SAME_VALUE = 1e-6
-"""Relative difference below which values are drawn as one: they differ by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,113 +243,3 @@ def png_uri(pixels: Pixels) -> str:
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return "data:image/png;base64," + b64encode(file.getvalue()).decode()
-
-
-def round_length(longest: float) -> float:
-    """The largest of 1, 2 and 5 times a power of ten up to `longest`: for scale bars and ticks."""
-    power = 10.0 ** floor(log10(longest))
-    return power * max(step for step in (1, 2, 5) if step * power <= longest * (1 + 1e-9))
-
-
-def distribution(values: NDArray[np.float64], label: str, *, what: str) -> str:
-    """An SVG histogram of a column; logarithmic where it spans more than a factor of 50."""
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return ""
-    low, high = float(values.min()), float(values.max())
-    if high - low <= SAME_VALUE * max(abs(low), abs(high)):
-        half = abs(low) / 10 or 0.5
-        edges = np.array([low - half, high + half])
-        return chart(np.array([len(values)]), edges, x_label=label, y_label=what)
-    bins = int(np.clip(np.sqrt(len(values)) * 1.5, 8, 40))
-    is_log = low > 0 and high / low > 50
-    edges = np.geomspace(low, high, bins + 1) if is_log else np.linspace(low, high, bins + 1)
-    edges[0], edges[-1] = low, high
-    return chart(np.histogram(values, edges)[0], edges, x_label=label, y_label=what, log_x=is_log)
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """One axis of a chart: from values to positions on the page."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-    log: bool
-
-    def at(self, value: Any) -> Any:
-        a, b, v = (np.log10(n) if self.log else np.asarray(n, float) for n in (self.low, self.high, value))
-        return self.start + (v - a) / (b - a) * (self.stop - self.start)
-
-    def ticks(self) -> list[float]:
-        if self.log:
-            powers = range(ceil(log10(self.low) - 1e-9), floor(log10(self.high) + 1e-9) + 1)
-            if len(powers) > 2:
-                return [10.0**power for power in powers]
-            decades = range(floor(log10(self.low)), ceil(log10(self.high)) + 1)
-            return [step * 10.0**p for p in decades for step in (1, 2, 5) if self.low <= step * 10.0**p <= self.high]
-        step = round_length((self.high - self.low) / 4)
-        return [step * k for k in range(ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9) + 1)]
-
-
-def chart(
-    counts: NDArray[Any],
-    edges: NDArray[np.float64],
-    *,
-    x_label: str,
-    y_label: str,
-    log_x: bool = False,
-    log_y: bool = False,
-    marker: float | None = None,
-    marker_label: str = "",
-) -> str:
-    """Bars as SVG.
-
-    Parameters
-    ----------
-    counts, edges : (N,) and (N + 1,), ascending.
-    marker : an x value to draw a line at.
-    """
-    x = _Axis(float(edges[0]), float(edges[-1]), 58, 448, log_x)
-    top = max(1.0, float(counts.max()))
-    y = _Axis(0.5 if log_y else 0.0, top * (1.6 if log_y else 1.05), 172, 12, log_y)
-    bars = "".join(
-        f"<path d='M{left:.1f} 172V{y.at(count):.1f}H{right:.1f}V172Z'/>"
-        for left, right, count in zip(x.at(edges[:-1]), x.at(edges[1:]), counts, strict=True)
-        if count > 0
-    )
-    marks = [
-        f"<line class='grid' x1='58' x2='448' y1='{y.at(t):.1f}' y2='{y.at(t):.1f}'/>"
-        f"<text x='52' y='{y.at(t) + 4:.1f}' text-anchor='end'>{tick_text(t)}</text>"
-        for t in y.ticks()
-        if t == round(t)
-    ]
-    marks += [
-        f"<line class='axis' x1='{x.at(t):.1f}' x2='{x.at(t):.1f}' y1='172' y2='176'/>"
-        f"<text x='{x.at(t):.1f}' y='190' text-anchor='middle'>{tick_text(t)}</text>"
-        for t in x.ticks()
-    ]
-    line = "" if marker is None else _marker(float(x.at(marker)), marker_label)
-    label = escape(f"{y_label} against {x_label}", quote=True)
-    return (
-        f"<svg class='chart' viewBox='0 0 460 216' role='img' aria-label='{label}'>{''.join(marks)}"
-        f"<g class='bars'>{bars}</g><line class='axis' x1='58' x2='448' y1='172' y2='172'/>{line}"
-        f"<text x='253' y='210' text-anchor='middle'>{escape(x_label)}</text>"
-        f"<text transform='translate(12 92) rotate(-90)' text-anchor='middle'>{escape(y_label)}</text></svg>"
-    )
-
-
-def _marker(x: float, text: str) -> str:
-    side, shift = ("end", -5) if x > 300 else ("start", 5)
-    return (
-        f"<line class='marker' x1='{x:.1f}' x2='{x:.1f}' y1='8' y2='172'/>"
-        f"<text class='marker' x='{x + shift:.1f}' y='20' text-anchor='{side}'>{escape(text)}</text>"
-    )
-
-
-def tick_text(value: float) -> str:
-    """A round number as short as it can be read."""
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.1e}".replace(".0e", "e").replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
-    return f"{value:,.6f}".rstrip("0").rstrip(".")

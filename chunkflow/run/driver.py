@@ -111,7 +111,7 @@ def run_plan(
     """
     from chunkflow.run.result import open_result
 
-    say = on_event or (lambda event: None)
+    say = (lambda event: None) if on_event is None else on_event
     found = find_device(device)
     say({"event": "device", "text": str(found)})
     _check_output(plan, overwrite)

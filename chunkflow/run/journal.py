@@ -46,6 +46,7 @@ class Journal:
         self.passes: dict[str, PassState] = {}
         self.starts: list[Mapping[str, Any]] = []
         self.published: dict[str, str] = {}
+        self.published_passes: dict[str, str] = {}  # fingerprints by name, of the result that is published
         self.is_published = False
         self.publishing: dict[str, str] | None = None
         self.ended: Mapping[str, Any] | None = None
@@ -132,6 +133,7 @@ class Journal:
                 self.publishing = dict(event["arrays"])
             case "published":
                 self.published, self.publishing = dict(event["arrays"]), None
+                self.published_passes = dict(event["passes"])
                 self.is_published = True
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkflow.geometry.scale import Scale
+from chunkflow.plan.pipeline import SAVED
 from chunkflow.plan.plan import Plan
 from chunkflow.run.journal import Journal
 from chunkflow.run.places import LABEL_NAMES, Places, target_of
@@ -23,6 +24,7 @@ from chunkflow.storage.records import merged_path, read_record
 
 GRAPHML_EDGES = 10**6
 SWC_OBJECTS = 10**4
+TABLES = {"objects": "objects", "nodes": "graph", "branches": "graph"}  # and the merges they come from
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -31,15 +33,13 @@ def publish(plan: Plan, places: Places, journal: Journal) -> None:
     """Put everything that is kept in its place. May be called again after a kill at any point."""
     kept = [array for array in plan.arrays.values() if array.kept]
     wanted = {target_of(array.name): places.fingerprints[array.producer] for array in kept}
-    before = dict(journal.published)
     journal.append("publishing", arrays=wanted)
     for array in kept:
         _move(places.staged(array.name), plan.output / target_of(array.name))
-    for target in sorted(before.keys() - wanted.keys()):
-        shutil.rmtree(plan.output / target, ignore_errors=True)
+    _remove_others(plan.output, wanted)
     _write_groups(plan, places)
     _write_tables(plan, places)
-    journal.append("published", arrays=wanted)
+    journal.append("published", arrays=wanted, passes={p.name: places.fingerprints[p.name] for p in plan.passes})
 
 
 def _move(staged: Path, target: Path) -> None:
@@ -52,6 +52,14 @@ def _move(staged: Path, target: Path) -> None:
             target.rename(aside)
         staged.rename(target)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_others(output: Path, wanted: Mapping[str, str]) -> None:
+    """Delete levels of other settings, those of a run that a restart forgot too."""
+    for name in SAVED:
+        for level in (output / target_of(name)).parent.glob("[0-9]*"):
+            if str(level.relative_to(output)) not in wanted:
+                shutil.rmtree(level)
 
 
 def _write_groups(plan: Plan, places: Places) -> None:
@@ -97,10 +105,9 @@ def _levels(scales: Any) -> dict[str, Scale]:
 def _write_tables(plan: Plan, places: Places) -> None:
     names = {p.name for p in plan.passes}
     folder, graph = plan.output / "tables", plan.output / "graph"
-    for table in ("objects", "nodes", "branches"):
-        if ("objects" if table == "objects" else "graph") not in names:
-            for kind in ("parquet", "csv"):
-                (folder / f"{table}.{kind}").unlink(missing_ok=True)
+    for table, source in TABLES.items():
+        for stale in folder.glob(f"{table}.*") if source not in names else ():
+            stale.unlink()
     if "objects" in names:
         tables.write_table(folder, "objects", read_record(merged_path(places.records("objects"))))
     if "graph" not in names:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from chunkflow.errors import IncompleteError, InputNotFoundError
 from chunkflow.run.journal import Journal
-from chunkflow.run.places import run_folder
+from chunkflow.run.places import pass_key, run_folder
 from chunkflow.storage.omezarr import open_volume
 from chunkflow.storage.records import merged_path, read_record
 from chunkflow.storage.tables import read_table
@@ -140,10 +140,14 @@ class Result:
 
     def pass_values(self, name: str) -> dict[str, Any]:
         """What a merge of the run left: a histogram and its threshold, the graph's curves."""
-        found = sorted((run_folder(self.path) / "records").glob(f"{name}-" + "[0-9a-f]" * 16))
-        if not found:
+        if name not in self._passes:
             raise InputNotFoundError(f"the run in {self.path} left no {name}", "Check chunkflow status")
-        return read_record(merged_path(found[-1]))
+        return read_record(merged_path(run_folder(self.path) / "records" / pass_key(name, self._passes[name])))
+
+    @cached_property
+    def _passes(self) -> dict[str, str]:
+        """Fingerprints of the passes that made this result; a later run that was killed leaves others beside them."""
+        return Journal.read(run_folder(self.path) / "journal.jsonl").published_passes
 
     def _graph(self, nodes: pd.DataFrame, branches: pd.DataFrame) -> nx.MultiGraph[Any]:
         curves = self.pass_values("graph")

@@ -224,6 +224,9 @@ def _run_growing(job: Job, unit: int, core: Box) -> tuple[dict[str, Any], Record
     return arrays, {name: np.concatenate([record[name] for record in records]) for name in names}
 
 
+SHARED_FROM = 1.5  # times an output: cells that large hold several outputs, and their crop is worth its memory
+
+
 class _SolvedCrops(local):
     """Crops that this lane solved last: blocks that must look far look at the same one."""
 
@@ -245,24 +248,31 @@ def _look_further(
     job: Job, unit: int, core: Box, step: GrowingStep, out: Box, budget: int
 ) -> tuple[dict[str, Any], Record, bool]:
     """A grown step on one output, from a crop that its neighbours use too."""
-    crop = _shared_crop(step, out, job.grid.shape, budget)
-    this = (job.records, job.epoch)
-    key = (*this, step, crop)
-    if key not in _solved.known:
-        _solved.make_room(this, max(0, 2 * budget - crop.size))
-        regions = {name: _read(job, name, crop, False) for name in step.reads(crop)}
-        _solved.known[key] = step.solve(regions, job.grid.shape)
-        del regions
-    _solved.known.move_to_end(key)
+    cells, crop = _shared_crop(step, out, job.grid.shape, budget)
+    solved = _solved_crop(job, step, crop, budget, keep=cells.size > SHARED_FROM * out.size)
     near = {name: _read(job, name, out, False) for name in step.reads(out)}
     view = View(block=unit, core=core, grid=job.grid, regions=near, values={}, records={})
-    output = step.settle(_solved.known[key], view, out)
+    output = step.settle(solved, view, out)
     found = {name: data for name, data in output.arrays.items() if name in job.writes}
     return found, output.record, output.wants_more
 
 
-def _shared_crop(step: GrowingStep, out: Box, shape: Triple, budget: int) -> Box:
-    """The crop around the cells of a lattice that hold `out`, cells as large as the halo and the budget allow."""
+def _solved_crop(job: Job, step: GrowingStep, crop: Box, budget: int, *, keep: bool) -> Region:
+    """What the step finds in a crop, remembered where others will ask for it too."""
+    this = (job.records, job.epoch)
+    key = (*this, step, crop)
+    if key in _solved.known:
+        _solved.known.move_to_end(key)
+        return _solved.known[key]
+    _solved.make_room(this, max(0, 2 * budget - crop.size))
+    solved = step.solve({name: _read(job, name, crop, False) for name in step.reads(crop)}, job.grid.shape)
+    if keep:
+        _solved.known[key] = solved
+    return solved
+
+
+def _shared_crop(step: GrowingStep, out: Box, shape: Triple, budget: int) -> tuple[Box, Box]:
+    """The cells of a lattice that hold `out`, as large as the halo and the budget allow, and the crop around them."""
     volume = Box.of_shape(shape)
     side = 1 << (2 * step.halo).bit_length() - 1
     while True:
@@ -270,7 +280,7 @@ def _shared_crop(step: GrowingStep, out: Box, shape: Triple, budget: int) -> Box
         cells = Box(start, triple(tuple(-(-b // side) * side for b in out.stop))).clip(volume)
         crop = cells.grow(triple(step.halo)).clip(volume)
         if crop.size <= budget or side == 1:
-            return crop
+            return cells, crop
         side //= 2
 
 

@@ -1,4 +1,4 @@
-"""OME-Zarr 0.4 and 0.5: which array of a folder is meant, where its voxels lie, and the metadata of what we write.
+"""OME-Zarr 0.4 and 0.5: which array of an image is meant, where its voxels lie, and the metadata of what we write.
 
     image.ome.zarr/      group: axes, levels, voxel sizes          open_volume(path) -> Volume of one level,
       0/ 1/ 2/           arrays, each level half the one before        channel and time point
@@ -6,7 +6,8 @@
         objects/         an image like the one above, of object ids
 
 Foreign metadata enters here and is checked here; what cannot be understood without a guess is an error that names the
-remedy. What we write is whole or not there, with the same bytes for the same facts.
+remedy. What we write is whole or not there, with the same bytes for the same facts. Axes other than t, c, z, y, x and
+transformations other than scale and translation are where this ends.
 """
 
 from __future__ import annotations
@@ -14,21 +15,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from chunkflow.errors import InputError, InputNotFoundError, UsageError, nearest
+from chunkflow.errors import InputError, UsageError, nearest
 from chunkflow.geometry.scale import Scale, um_per
 from chunkflow.storage.files import write_atomic
+from chunkflow.storage.hierarchy import Attributes, Node, existing_node, folder_inside, image_node
 from chunkflow.storage.volume import Volume, local_path, open_array
 
 Format: TypeAlias = Literal["0.5", "0.4"]
-Attributes: TypeAlias = dict[str, Any]
 
 ZARR_FORMAT = {"0.5": 3, "0.4": 2}
-_IMPORT = "Import it: chunkflow import SOURCE DESTINATION --voxel-um Z Y X"
 _COLORS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
 
 
@@ -60,22 +60,6 @@ class _Multiscale(_Foreign):
     version: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """One folder of a zarr hierarchy."""
-
-    path: Path
-    is_array: bool
-    attributes: Attributes
-    metadata_file: str
-
-    @property
-    def ome(self) -> Attributes:
-        """The OME metadata, which 0.5 keeps one level deeper than 0.4."""
-        nested = self.attributes.get("ome")
-        return nested if isinstance(nested, dict) else self.attributes
-
-
 def open_volume(
     path: str | Path, *, channel: int | str | None = None, time: int | None = None, level: int = 0
 ) -> Volume:
@@ -92,13 +76,13 @@ def open_volume(
     InputNotFoundError : if nothing is there.
     InputError : if it is not one image with a voxel size, or the choice is missing or not there.
     """
-    node = _image_node(_existing_node(local_path(path)))
+    node = image_node(existing_node(local_path(path)))
     multiscale = _multiscale(node)
     letters = _letters(node, multiscale)
     if not 0 <= level < len(multiscale.datasets):
         raise InputError(f"{node.path} has no level {level}", f"It has levels 0 to {len(multiscale.datasets) - 1}")
     scale = _scale(node, multiscale, level, letters)
-    array = open_array(_inside(node, multiscale.datasets[level].path), scale, axes=letters, read_only=True)
+    array = open_array(folder_inside(node, multiscale.datasets[level].path), scale, axes=letters, read_only=True)
     lengths = dict(zip(letters, array.array.shape, strict=True))
     chosen = {
         "c": _channel_index(node, channel, lengths.get("c")),
@@ -128,7 +112,7 @@ def image_facts(path: str | Path) -> ImageFacts:
     ------
     InputError : as `open_volume`.
     """
-    node = _image_node(_existing_node(local_path(path)))
+    node = image_node(existing_node(local_path(path)))
     count = len(_multiscale(node).datasets)
     levels = tuple(open_volume(node.path, channel=0, time=0, level=level) for level in range(count))
     lengths = dict(zip(levels[0].axes, levels[0].array.shape, strict=True))
@@ -136,108 +120,7 @@ def image_facts(path: str | Path) -> ImageFacts:
     return ImageFacts(str(node.path), tuple(channels), lengths.get("t", 1), levels)
 
 
-def zarr_kind(folder: Path) -> Literal["array", "group"] | None:
-    """What zarr node a folder is, if any."""
-    node = _node(folder)
-    return None if node is None else "array" if node.is_array else "group"
-
-
-def _read_json(file: Path) -> Attributes | None:
-    if not file.is_file():
-        return None
-    try:
-        value = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON ({error})", "Restore the file") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{file} is not a JSON object", "Restore the file")
-    return value
-
-
-def _node(folder: Path) -> _Node | None:
-    metadata = _read_json(folder / "zarr.json")
-    if metadata is not None:
-        return _Node(folder, metadata.get("node_type") == "array", metadata.get("attributes") or {}, "zarr.json")
-    for name in (".zarray", ".zgroup"):
-        if (folder / name).is_file():
-            return _Node(folder, name == ".zarray", _read_json(folder / ".zattrs") or {}, ".zattrs")
-    return None
-
-
-def _existing_node(folder: Path) -> _Node:
-    if not folder.exists():
-        raise InputNotFoundError(f"{folder} does not exist", "Check the path")
-    if folder.is_file():
-        raise InputError(f"{folder} is a file, not the folder of an OME-Zarr image", _IMPORT)
-    node = _node(folder)
-    if node is None:
-        raise InputError(f"{folder} is not an OME-Zarr image: it has neither zarr.json nor .zgroup", _IMPORT)
-    return node
-
-
-def _image_node(node: _Node) -> _Node:
-    """The one image that a folder means; an error that lists the images where there are several."""
-    if node.is_array:
-        raise _not_an_image(node)
-    ome = node.ome
-    if "multiscales" in ome:
-        return node
-    if "plate" in ome:
-        wells = _paths(ome["plate"], "wells")
-        raise _several(node, f"a plate of {len(wells)} wells", [f"{well}/0" for well in wells])
-    if "well" in ome:
-        fields = _paths(ome["well"], "images")
-        raise _several(node, f"a well of {len(fields)} images", fields)
-    if "labels" in ome:
-        names = [str(name) for name in ome["labels"]] if isinstance(ome["labels"], list) else []
-        raise _several(node, f"{len(names)} label images", names)
-    images = _series(node) if "bioformats2raw.layout" in ome else _child_images(node)
-    if len(images) == 1 and "bioformats2raw.layout" in ome:
-        return _image_node(_existing_node(_inside(node, images[0])))
-    raise _several(node, f"{len(images)} images" if images else "no image", images)
-
-
-def _paths(holder: Any, key: str) -> list[str]:
-    entries = holder.get(key) if isinstance(holder, dict) else None
-    found = entries if isinstance(entries, list) else []
-    return [str(entry["path"]) for entry in found if isinstance(entry, dict) and "path" in entry]
-
-
-def _not_an_image(node: _Node) -> InputError:
-    parent = _node(node.path.parent)
-    if parent is not None and "multiscales" in parent.ome:
-        return InputError(f"{node.path} is one level of an image", f"Give the folder of the image: {parent.path}")
-    return InputError(f"{node.path} is a zarr array without OME metadata: its voxel size is not known", _IMPORT)
-
-
-def _several(node: _Node, what: str, images: Sequence[str]) -> InputError:
-    listed = ", ".join(str(node.path / image) for image in images[:8]) + (", ..." if len(images) > 8 else "")
-    return InputError(f"{node.path} holds {what}, not one", f"Give one of them: {listed}" if images else _IMPORT)
-
-
-def _series(node: _Node) -> list[str]:
-    """Images of a bioformats2raw layout: those that its OME group lists, else the numbered folders."""
-    listing = _node(node.path / "OME")
-    series = listing.ome.get("series") if listing is not None else None
-    return [str(name) for name in series] if isinstance(series, list) and series else _child_images(node)
-
-
-def _child_images(node: _Node) -> list[str]:
-    folders = [folder for folder in node.path.iterdir() if folder.is_dir()]
-    folders.sort(key=lambda folder: (not folder.name.isdigit(), len(folder.name), folder.name))
-    nodes = [(folder.name, _node(folder)) for folder in folders]
-    return [name for name, child in nodes if child is not None and "multiscales" in child.ome]
-
-
-def _inside(node: _Node, name: str) -> Path:
-    """A folder that metadata names, which must lie inside the image."""
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise InputError(f"{node.path} names the path {name!r}, which lies outside it", "Correct the metadata")
-    return node.path / relative
-
-
-def _multiscale(node: _Node) -> _Multiscale:
+def _multiscale(node: Node) -> _Multiscale:
     entries = node.ome["multiscales"]
     try:
         multiscale = _Multiscale.model_validate(entries[0] if isinstance(entries, list) and entries else entries)
@@ -254,7 +137,7 @@ def _multiscale(node: _Node) -> _Multiscale:
     return multiscale
 
 
-def _letters(node: _Node, multiscale: _Multiscale) -> str:
+def _letters(node: Node, multiscale: _Multiscale) -> str:
     """One letter per axis; exactly one each of y and x, at most one each of t, c, z."""
     kinds = {"time": "t", "channel": "c"}
     letters = [kinds.get(axis.type or "", axis.name.lower()) for axis in multiscale.axes]
@@ -268,7 +151,7 @@ def _letters(node: _Node, multiscale: _Multiscale) -> str:
     return "".join(letters)
 
 
-def _scale(node: _Node, multiscale: _Multiscale, level: int, letters: str) -> Scale:
+def _scale(node: Node, multiscale: _Multiscale, level: int, letters: str) -> Scale:
     """Voxel size and origin in um; a plane counts as 1 um thick."""
     voxel, origin = _composed(node, multiscale, level, len(letters))
     um = {
@@ -286,7 +169,7 @@ def _scale(node: _Node, multiscale: _Multiscale, level: int, letters: str) -> Sc
         raise InputError(f"{node.path}: {error.what}", f"Correct {node.metadata_file}") from error
 
 
-def _composed(node: _Node, multiscale: _Multiscale, level: int, axes: int) -> tuple[list[float], list[float]]:
+def _composed(node: Node, multiscale: _Multiscale, level: int, axes: int) -> tuple[list[float], list[float]]:
     """Scale and translation of a level, with the transformations of the whole image applied after its own."""
     voxel, origin = [1.0] * axes, [0.0] * axes
     has_scale = False
@@ -314,7 +197,7 @@ def _composed(node: _Node, multiscale: _Multiscale, level: int, axes: int) -> tu
     return voxel, origin
 
 
-def _unit_um(node: _Node, axis: _Axis) -> float:
+def _unit_um(node: Node, axis: _Axis) -> float:
     if axis.unit is None:
         raise InputError(
             f"{node.path} names no unit for axis {axis.name}, so its voxel size is not known",
@@ -329,7 +212,7 @@ def _unit_um(node: _Node, axis: _Axis) -> float:
     return um
 
 
-def _channel_names(node: _Node, count: int) -> list[str]:
+def _channel_names(node: Node, count: int) -> list[str]:
     omero = node.ome.get("omero")
     channels = omero.get("channels") if isinstance(omero, dict) else None
     if not isinstance(channels, list) or len(channels) != count:
@@ -337,7 +220,7 @@ def _channel_names(node: _Node, count: int) -> list[str]:
     return [str(channel.get("label") or "") if isinstance(channel, dict) else "" for channel in channels]
 
 
-def _channel_index(node: _Node, channel: int | str | None, length: int | None) -> int:
+def _channel_index(node: Node, channel: int | str | None, length: int | None) -> int:
     count = length or 1
     names = _channel_names(node, count)
     listed = ", ".join(f"{index} ({name})" if name else str(index) for index, name in enumerate(names))
@@ -355,7 +238,7 @@ def _channel_index(node: _Node, channel: int | str | None, length: int | None) -
     return int(channel)
 
 
-def _time_index(node: _Node, time: int | None, length: int | None) -> int:
+def _time_index(node: Node, time: int | None, length: int | None) -> int:
     count = length or 1
     if time is None:
         if count > 1:

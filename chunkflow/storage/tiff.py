@@ -26,8 +26,9 @@ from chunkflow.errors import InputError, InputNotFoundError, OutputInUseError, U
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.scale import MicrometerTriple, Scale, micrometer_triple
 from chunkflow.storage.files import disk_full_reported
+from chunkflow.storage.hierarchy import zarr_kind
 from chunkflow.storage.layout import LONGEST_SHARD, layout_for_core
-from chunkflow.storage.omezarr import ZARR_FORMAT, Channel, Format, write_image_group, zarr_kind
+from chunkflow.storage.omezarr import ZARR_FORMAT, Channel, Format, write_image_group
 from chunkflow.storage.tiff_image import TiffImage, read_tiff
 from chunkflow.storage.volume import create_array, local_path, open_array
 

@@ -9,6 +9,7 @@ import zarr
 
 from chunkflow.errors import InputError, InputNotFoundError, UsageError
 from chunkflow.geometry.scale import Scale
+from chunkflow.storage.hierarchy import zarr_kind
 from chunkflow.storage.layout import layout_for_core
 from chunkflow.storage.omezarr import (
     ZARR_FORMAT,
@@ -18,7 +19,6 @@ from chunkflow.storage.omezarr import (
     write_group,
     write_image_group,
     write_labels_group,
-    zarr_kind,
 )
 from chunkflow.storage.volume import create_array
 

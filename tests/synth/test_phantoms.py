@@ -16,9 +16,6 @@ from skimage.measure import euler_number
 from chunkflow.errors import UsageError
 from chunkflow.synth.phantoms import (
     Phantom,
-    _euler_number,
-    _Network,
-    _voxels,
     ball,
     bernoulli,
     mitochondria,
@@ -129,21 +126,6 @@ def test_parts_of_one_object_touch_only_at_nodes(phantom: Phantom) -> None:
         near = cKDTree(np.array(names)).query_pairs(0.5, output_type="ndarray")
         paths = dict(nx.all_pairs_dijkstra_path_length(graph, cutoff=1.2, weight="um"))
         assert all(names[j] in paths[names[i]] for i, j in near)
-
-
-def test_a_strand_that_closes_on_itself_in_the_voxels_is_rejected() -> None:
-    angle = np.linspace(0.05, 2 * pi - 0.05, 60)
-    curve = np.stack([np.full(60, 1.5), 2.4 + 1.2 * np.cos(angle), 2.4 + 1.2 * np.sin(angle)], axis=1)
-    links = np.stack([np.arange(59), np.arange(1, 60)], axis=1)
-    strand, ring = (_Network(curve, np.full(60, 0.18), links, [0, 59], loops, [curve]) for loops in (0, 1))
-    assert _voxels(strand, (16, 60, 60), np.array(CONFOCAL_UM)) is None
-    assert _voxels(ring, (16, 60, 60), np.array(CONFOCAL_UM)) is not None
-
-
-def test_the_euler_number_is_that_of_skimage() -> None:
-    for seed in range(5):
-        mask = np.pad(bernoulli((17, 19, 23), 0.1 + 0.15 * seed, seed), 1)
-        assert _euler_number(mask) == euler_number(mask, connectivity=3)
 
 
 def test_a_seed_gives_the_same_phantom_again_and_another_seed_another_one() -> None:

@@ -1,0 +1,122 @@
+"""What a finished run left, as the sections of the report ask for it: plan, journal, tables, and the result in numbers.
+
+    run/plan.json       --> plan, pipeline, stages, input_path        Read when first asked for, then kept. Tables are
+    run/journal.jsonl   --> state of each pass                        held whole, as the merges of the run held them;
+    result              --> tables, merges, numbers                   voxels are not read here.
+
+What the pipeline did not make is None or missing, even where earlier settings left a file of it. Ends where the tables
+no longer fit in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from time import time
+from typing import Any
+
+import pandas as pd
+
+from chunkflow.errors import IntegrityError
+from chunkflow.run.journal import Journal, PassState
+from chunkflow.run.places import run_folder
+from chunkflow.run.result import Result
+from chunkflow.storage.hierarchy import zarr_kind
+
+QUANTITIES = {
+    "objects": ("objects", ""),
+    "loops": ("loops", ""),
+    "free_ends": ("free ends", ""),
+    "junctions": ("junctions", ""),
+    "length_um": ("total length", "µm"),
+    "volume_um3": ("total volume", "µm³"),
+    "mean_diameter_um": ("mean diameter", "µm"),
+    "dice": ("Dice overlap of the masks", ""),
+}
+"""What is counted, in words and units."""
+
+
+@dataclass
+class RunFacts:
+    """A result and what the run left beside it. Missing parts are None or empty."""
+
+    result: Result
+    written: float = field(default_factory=time)
+
+    @cached_property
+    def stored(self) -> Mapping[str, Any]:
+        """run/plan.json."""
+        path = run_folder(self.result.path) / "plan.json"
+        try:
+            content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise IntegrityError(f"{path} cannot be read ({error})", "Run the same command again") from error
+        return content
+
+    @cached_property
+    def journal(self) -> Journal:
+        return Journal.read(run_folder(self.result.path) / "journal.jsonl")
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        return dict(self.stored["plan"])
+
+    @property
+    def pipeline(self) -> Mapping[str, Any]:
+        return dict(self.stored["pipeline"])
+
+    @property
+    def stages(self) -> dict[str, Mapping[str, Any]]:
+        return {key: values for stage in self.pipeline["stages"] for key, values in stage.items()}
+
+    @cached_property
+    def input_path(self) -> Path:
+        """The image that was read: the group around the array."""
+        array = Path(self.plan["input"]["path"])
+        groups = (folder for folder in array.parents if zarr_kind(folder) == "group")
+        return next(groups, array)
+
+    @property
+    def name(self) -> str:
+        return self.input_path.name
+
+    def state(self, name: str) -> PassState:
+        """What the journal knows of a pass of the stored plan."""
+        return self.journal.passes.get(self.stored["fingerprints"][name], PassState())
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """A table of the result, if this pipeline makes it."""
+        makes = {"objects": "objects", "branches": "graph", "nodes": "graph"}[name]
+        if makes not in self.stored["fingerprints"]:
+            return None  # a file may be there from earlier settings
+        rows: pd.DataFrame = getattr(self.result, name)
+        return rows
+
+    def values(self, name: str) -> Mapping[str, Any] | None:
+        """What a merge left, if this pipeline has it."""
+        return self.result.pass_values(name) if name in self.stored["fingerprints"] else None
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """The result in numbers, by the names in `QUANTITIES`, as far as it goes."""
+        objects, branches, nodes = (self.table(name) for name in ("objects", "branches", "nodes"))
+        found: dict[str, float] = {}
+        if objects is not None:
+            found |= {"objects": len(objects), "loops": int(objects["b1_filled"].sum())}
+        elif (merged := self.values("label-merge")) is not None and "count" in merged:
+            found["objects"] = int(merged["count"][0])
+        if nodes is not None:
+            found |= {"free_ends": int((nodes["kind"] == "end").sum())}
+            found |= {"junctions": int((nodes["kind"] == "junction").sum())}
+        if branches is not None:
+            found["length_um"] = float(branches["length_um"].sum())
+        if objects is not None:
+            found["volume_um3"] = float(objects["volume_um3"].sum())
+        if branches is not None and found["length_um"] > 0:
+            found["mean_diameter_um"] = float(
+                2 * (branches["radius_mean_um"] * branches["length_um"]).sum() / branches["length_um"].sum()
+            )
+        return found

@@ -1,0 +1,141 @@
+"""Folders of a zarr hierarchy: what each is, and which one image a folder means.
+
+    image          -> itself                        Only the metadata files are read, without zarr, so a folder that is
+    bioformats2raw -> its image, if it has one      no hierarchy, or half of one, gets an error that says so. A folder
+    plate, well,                                    of several images is never guessed at: the error lists them.
+    labels, level  -> an error that names images
+
+Where no list names the images of a group, the metadata of each of its folders is read: slow for thousands of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeAlias
+
+from chunkflow.errors import InputError, InputNotFoundError
+
+Attributes: TypeAlias = dict[str, Any]
+
+_IMPORT = "Import it: chunkflow import SOURCE DESTINATION --voxel-um Z Y X"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One folder of a zarr hierarchy."""
+
+    path: Path
+    is_array: bool
+    attributes: Attributes
+    metadata_file: str
+
+    @property
+    def ome(self) -> Attributes:
+        """The OME metadata, which 0.5 keeps one level deeper than 0.4."""
+        nested = self.attributes.get("ome")
+        return nested if isinstance(nested, dict) else self.attributes
+
+
+def zarr_kind(folder: Path) -> Literal["array", "group"] | None:
+    """What zarr node a folder is, if any."""
+    node = _node(folder)
+    return None if node is None else "array" if node.is_array else "group"
+
+
+def _read_json(file: Path) -> Attributes | None:
+    if not file.is_file():
+        return None
+    try:
+        value = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{file} is not valid JSON ({error})", "Restore the file") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{file} is not a JSON object", "Restore the file")
+    return value
+
+
+def _node(folder: Path) -> Node | None:
+    metadata = _read_json(folder / "zarr.json")
+    if metadata is not None:
+        return Node(folder, metadata.get("node_type") == "array", metadata.get("attributes") or {}, "zarr.json")
+    for name in (".zarray", ".zgroup"):
+        if (folder / name).is_file():
+            return Node(folder, name == ".zarray", _read_json(folder / ".zattrs") or {}, ".zattrs")
+    return None
+
+
+def existing_node(folder: Path) -> Node:
+    """The node that a folder must be; an error that says what is there instead."""
+    if not folder.exists():
+        raise InputNotFoundError(f"{folder} does not exist", "Check the path")
+    if folder.is_file():
+        raise InputError(f"{folder} is a file, not the folder of an OME-Zarr image", _IMPORT)
+    node = _node(folder)
+    if node is None:
+        raise InputError(f"{folder} is not an OME-Zarr image: it has neither zarr.json nor .zgroup", _IMPORT)
+    return node
+
+
+def image_node(node: Node) -> Node:
+    """The one image that a folder means; an error that lists the images where there are several."""
+    if node.is_array:
+        raise _not_an_image(node)
+    ome = node.ome
+    if "multiscales" in ome:
+        return node
+    if "plate" in ome:
+        wells = _paths(ome["plate"], "wells")
+        raise _several(node, f"a plate of {len(wells)} wells", [f"{well}/0" for well in wells])
+    if "well" in ome:
+        fields = _paths(ome["well"], "images")
+        raise _several(node, f"a well of {len(fields)} images", fields)
+    if "labels" in ome:
+        names = [str(name) for name in ome["labels"]] if isinstance(ome["labels"], list) else []
+        raise _several(node, f"{len(names)} label images", names)
+    images = _series(node) if "bioformats2raw.layout" in ome else _child_images(node)
+    if len(images) == 1 and "bioformats2raw.layout" in ome:
+        return image_node(existing_node(folder_inside(node, images[0])))
+    raise _several(node, f"{len(images)} images" if images else "no image", images)
+
+
+def _paths(holder: Any, key: str) -> list[str]:
+    entries = holder.get(key) if isinstance(holder, dict) else None
+    found = entries if isinstance(entries, list) else []
+    return [str(entry["path"]) for entry in found if isinstance(entry, dict) and "path" in entry]
+
+
+def _not_an_image(node: Node) -> InputError:
+    parent = _node(node.path.parent)
+    if parent is not None and "multiscales" in parent.ome:
+        return InputError(f"{node.path} is one level of an image", f"Give the folder of the image: {parent.path}")
+    return InputError(f"{node.path} is a zarr array without OME metadata: its voxel size is not known", _IMPORT)
+
+
+def _several(node: Node, what: str, images: Sequence[str]) -> InputError:
+    listed = ", ".join(str(node.path / image) for image in images[:8]) + (", ..." if len(images) > 8 else "")
+    return InputError(f"{node.path} holds {what}, not one", f"Give one of them: {listed}" if images else _IMPORT)
+
+
+def _series(node: Node) -> list[str]:
+    """Images of a bioformats2raw layout: those that its OME group lists, else the numbered folders."""
+    listing = _node(node.path / "OME")
+    series = listing.ome.get("series") if listing is not None else None
+    return [str(name) for name in series] if isinstance(series, list) and series else _child_images(node)
+
+
+def _child_images(node: Node) -> list[str]:
+    folders = [folder for folder in node.path.iterdir() if folder.is_dir()]
+    folders.sort(key=lambda folder: (not folder.name.isdigit(), len(folder.name), folder.name))
+    nodes = [(folder.name, _node(folder)) for folder in folders]
+    return [name for name, child in nodes if child is not None and "multiscales" in child.ome]
+
+
+def folder_inside(node: Node, name: str) -> Path:
+    """A folder that metadata names, which must lie inside the image."""
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise InputError(f"{node.path} names the path {name!r}, which lies outside it", "Correct the metadata")
+    return node.path / relative
