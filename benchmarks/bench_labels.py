@@ -91,13 +91,22 @@ def compare_runs(report: Report, given: Options, source: Path, folder: Path, tru
                 contenders[f"dask-image {key}"] = partial(dask_run, measure, source, out, block, workers)
             if workers == 1:
                 rows.append((what, f"ours {key}", "scipy", "read, scipy.ndimage.label, write; whole volume"))
-    for contender in contenders.values():
-        contender()
+    _warm_up(measure, folder)
     times = take_turns(contenders, given.rounds)
     for what, ours, theirs, name in rows:
         value = times[theirs].median if theirs in times else None
         report.rows.append(Row(name=what, ours=times[ours].median, peer=name, peer_value=value))
     report.notes += [f"from file to file: {spread(times)}", *_checks(folder, truth)]
+
+
+def _warm_up(measure: Any, folder: Path) -> None:
+    """Each way once on a small volume: imports, compilers, caches."""
+    small = np.random.default_rng(1).random((CHUNK, CHUNK, 2 * CHUNK)) < 1e-2
+    source = write_mask(folder / "small.ome.zarr", small)
+    our_run(source, folder / "small-ours", CHUNK, 1)
+    scipy_run(source, folder / "small-scipy")
+    if measure is not None:
+        dask_run(measure, source, folder / "small-peer", CHUNK, 1)
 
 
 def our_run(source: Path, out: Path, block: int, workers: int) -> None:

@@ -33,6 +33,8 @@ T = TypeVar("T")
 RESULTS = Path(__file__).parent / "results"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 ROUNDS = 3
+LONG_SECONDS = 30.0
+"""A contender whose round took longer is not run again, and its remark says "one round"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,8 @@ class Timing:
         return median(self.rounds)
 
     def __str__(self) -> str:
+        if len(self.rounds) == 1:
+            return f"{self.median:.3g} s (one round)"
         return f"{self.median:.3g} s ({min(self.rounds):.3g} to {max(self.rounds):.3g})"
 
 
@@ -232,6 +236,8 @@ def take_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
+            if max(seconds[name], default=0.0) > LONG_SECONDS:
+                continue
             gc.collect()
             began = perf_counter()
             contender()

@@ -451,12 +451,13 @@ def _settled(
 
 
 def _halo(draft: Draft, readable: Mapping[str, tuple[Triple, str]]) -> Triple:
-    """Voxels read beyond the core in arrays on the pass's own grid, by a block in the middle."""
+    """Voxels read beyond the core in arrays on the pass's own grid, on the side where it is more, by a middle block."""
     core = draft.grid.core_of(memory.widest_block(draft.grid))
     products = [spec.source for spec in draft.writes]
     wanted = boxes_of_chain(draft.steps, core, Box.of_shape(draft.grid.shape), products)[1]
     own = [box for name, box in wanted.items() if readable[name][0] == draft.grid.shape]
-    return triple(tuple(max((core.start[a] - box.start[a] for box in own), default=0) for a in range(3)))
+    beyond = [[max(core.start[a] - box.start[a], box.stop[a] - core.stop[a]) for a in range(3)] for box in own]
+    return triple(tuple(max((sides[a] for sides in beyond), default=0) for a in range(3)))
 
 
 def _warnings(arrays: Mapping[str, PlannedArray], seen: Mapping[str, Any], source: Volume) -> list[str]:

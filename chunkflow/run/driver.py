@@ -63,6 +63,7 @@ Event = Mapping[str, Any]
 Listener = Callable[[Event], None]
 
 ATTEMPTS = 2  # of a unit whose error may pass: a file system that hiccups
+COMMON_SHARE = 0.4  # of the voxels, all with one value: rather padding than data
 RESERVE_BYTES = 64 * 2**20  # free space below which nothing is started: the journal must be able to say so
 
 
@@ -472,7 +473,7 @@ def _warn_of_common_value(run: Run, p: Pass) -> None:
         return
     limits = read_record(merged_path(run.places.records("range")))
     share = int(limits["common_count"][0]) / prod(run.plan.input.shape)
-    if share > 0.5 and float(limits["low"][0]) < float(limits["high"][0]):
+    if share > COMMON_SHARE and float(limits["low"][0]) < float(limits["high"][0]):
         value = np.format_float_positional(limits["common"][0], trim="-")
         run.say(
             {

@@ -225,6 +225,7 @@ def _run_growing(job: Job, unit: int, core: Box) -> tuple[dict[str, Any], Record
 
 
 SHARED_FROM = 1.5  # times an output: cells that large hold several outputs, and their crop is worth its memory
+HELD_BYTES = 9  # per voxel of the budget: what solved crops may take, of the 22 that a plan allows for
 
 
 class _SolvedCrops(local):
@@ -233,11 +234,11 @@ class _SolvedCrops(local):
     def __init__(self) -> None:
         self.known: OrderedDict[tuple[Any, ...], Region] = OrderedDict()
 
-    def make_room(self, job: tuple[Any, ...], voxels: int) -> None:
-        """Forget other jobs, then the crops used longest ago, until no more than so many voxels are held."""
+    def make_room(self, job: tuple[Any, ...], nbytes: int) -> None:
+        """Forget other jobs, then the crops used longest ago, until no more than so many bytes are held."""
         for key in [key for key in self.known if key[: len(job)] != job]:
             del self.known[key]
-        while self.known and sum(region.box.size for region in self.known.values()) > voxels:
+        while self.known and sum(region.data.nbytes for region in self.known.values()) > nbytes:
             self.known.popitem(last=False)
 
 
@@ -264,7 +265,7 @@ def _solved_crop(job: Job, step: GrowingStep, crop: Box, budget: int, *, keep: b
     if key in _solved.known:
         _solved.known.move_to_end(key)
         return _solved.known[key]
-    _solved.make_room(this, max(0, 2 * budget - crop.size))
+    _solved.make_room(this, HELD_BYTES * budget)
     solved = step.solve({name: _read(job, name, crop, False) for name in step.reads(crop)}, job.grid.shape)
     if keep:
         _solved.known[key] = solved

@@ -116,7 +116,7 @@ class Components:
         return Output(arrays={"provisional": labels, "pieces": regions.pieces}, record=record)
 
     def working_bytes(self, out: Triple) -> int:
-        return (44 if self.topology else 16) * prod(out)
+        return (20 if self.topology else 14) * prod(out)  # 17 and 11 measured on noise of 10^5 objects
 
 
 def _prefixed(prefix: str, planes: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,7 +310,7 @@ class Relabel:
         return Output(arrays={"labels": labels, "filled": np.maximum(labels, fill[view.regions["pieces"].cut(out)])})
 
     def working_bytes(self, out: Triple) -> int:
-        return 16 * prod(out)
+        return 8 * prod(out)
 
 
 def label_dtype(merged: Record) -> np.dtype[Any]:

@@ -89,7 +89,7 @@ class Infer:
 
     def working_bytes(self, out: Triple) -> int:
         # Activations: about 40 floats per voxel at full resolution in the networks we ship, measured on widths 16-64.
-        return 16 * prod(out) + self.batch * prod(self.patch) * 4 * 160 + 200 * 2**20
+        return 16 * prod(out) + self.batch * prod(self.patch) * 4 * 160 + 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

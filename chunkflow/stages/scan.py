@@ -93,10 +93,10 @@ class Copy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """Exact minimum and maximum of the usable voxels of one array, and the value most of a block has.
+    """Exact minimum and maximum of the usable voxels of one array, and how often a block has them and its median.
 
-    The median of a block is the value more than half of it has, if there is one; a value that fills more than half
-    of the volume fills more than half of some block.
+    Padding is counted exactly where it is the smallest or the largest value; any other value where it fills more than
+    half of a block, because it is the median then.
     """
 
     array: str
@@ -115,14 +115,12 @@ class Range:
         values = data.ravel() if self.valid is None else data[view.regions[self.valid].cut(view.core) == DATA | INSIDE]
         if values.size == 0:
             return Output(record={"count": np.zeros(1, np.int64)})
+        low, high = values.min(), values.max()
         middle = xp.partition(values, values.size // 2)[values.size // 2]
-        numbers = {
-            "low": np.float64(values.min()),
-            "high": np.float64(values.max()),
-            "common": np.float64(middle),
-        }
-        record: dict[str, Any] = {name: np.array([number]) for name, number in numbers.items()}
-        record["common_count"] = np.array([int((values == middle).sum())], np.int64)
+        common = {float(value): int((values == value).sum()) for value in (low, middle, high)}
+        record: dict[str, Any] = {"low": np.array([float(low)]), "high": np.array([float(high)])}
+        record["common"] = np.array(list(common))
+        record["common_count"] = np.array(list(common.values()), np.int64)
         record["count"] = np.array([values.size], np.int64)
         return Output(record=record)
 
@@ -147,8 +145,8 @@ class MergeRange:
                 continue
             count += here
             low, high = min(low, float(record["low"][0])), max(high, float(record["high"][0]))
-            value = float(record["common"][0])
-            common[value] = common.get(value, 0) + int(record["common_count"][0])
+            for value, times in zip(record["common"].tolist(), record["common_count"].tolist(), strict=True):
+                common[value] = common.get(value, 0) + times
         if count == 0:
             raise InputError(
                 "no voxel of the input is usable: all of it is nodata or outside the mask",

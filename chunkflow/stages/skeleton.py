@@ -177,7 +177,7 @@ class Thin:
         return None if larger is None else replace(self, halo=larger)
 
     def working_bytes(self, out: Triple) -> int:
-        return 14 * prod(n + 2 * self.halo for n in out) + 48 * 2**20
+        return 14 * prod(n + 2 * self.halo for n in out) + 32 * 2**20
 
 
 def _no_voxels() -> Record:

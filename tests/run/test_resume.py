@@ -109,7 +109,11 @@ CHANGES: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CHANGES)
+QUICK = ("prune_radii", "smooth_um", "min_voxels", "a saved mask", "no saved skeleton")
+CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CHANGES]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_a_changed_setting_computes_what_depends_on_it_and_equals_a_clean_run(
     name: str, demo_pipeline: Any, tiny_volume: Path, output: Path, tmp_path: Path, tree_hash: Any
 ) -> None:
@@ -169,7 +173,8 @@ def _damage_emptied(path: Path) -> None:
     path.write_bytes(b"")
 
 
-DAMAGES = [_damage_missing, _damage_cut, _damage_grown, _damage_emptied]
+DAMAGES: list[Any] = [_damage_missing, _damage_cut]
+DAMAGES += [pytest.param(damage, marks=pytest.mark.slow) for damage in (_damage_grown, _damage_emptied)]
 SHARDS = ["image.ome.zarr/0/c", "image.ome.zarr/labels/objects/0/c", "image.ome.zarr/labels/skeleton/0/c"]
 RECORDS = ["run/records/scan-*", "run/records/label-merge-*", "run/records/thin-*", "run/records/graph-*"]
 
@@ -409,7 +414,7 @@ def _without_border(result: cf.Result) -> Any:
     return result.objects.drop(columns="touches_border")
 
 
-@pytest.mark.parametrize("stages", ["smooth", "resample", "li"])
+@pytest.mark.parametrize("stages", ["smooth", "resample", pytest.param("li", marks=pytest.mark.slow)])
 def test_padding_marked_as_nodata_changes_no_threshold_and_no_object(
     stages: str, demo_image: np.ndarray, tmp_path: Path
 ) -> None:

@@ -41,6 +41,6 @@ def test_solved_crops_make_room_the_oldest_first_and_those_of_other_jobs_at_once
     solved = worker._SolvedCrops()
     box = Box((0, 0, 0), (2, 2, 2))
     for key in (("other", 1, 0), ("job", 1, 1), ("job", 1, 2), ("job", 1, 3)):
-        solved.known[key] = Region(box, np.zeros(box.shape))
+        solved.known[key] = Region(box, np.zeros(box.shape, np.uint8))
     solved.make_room(("job", 1), 16)
     assert list(solved.known) == [("job", 1, 2), ("job", 1, 3)]
