@@ -35,8 +35,10 @@ from chunkflow.report.report import write_report
 from chunkflow.run import demo as demonstration
 from chunkflow.run import status as states
 from chunkflow.run import synthesise
+from chunkflow.run.admission import check_admission
 from chunkflow.run.check import check as facts_of
 from chunkflow.run.driver import reusable, run_plan
+from chunkflow.run.engine import chosen_engine
 from chunkflow.run.progress import progress, write_json
 from chunkflow.run.result import Result, uncertified
 from chunkflow.storage.tiff import import_tiff
@@ -89,16 +91,21 @@ def main() -> None:
     app()
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"chunkflow {version('chunkflow-engine')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Options of all commands."""
     _Settings.debug = debug
-    if show_version:
-        typer.echo(f"chunkflow {version('chunkflow-engine')}")
-        raise typer.Exit
 
 
 def reported(command: Callable[P, None]) -> Callable[P, None]:
@@ -290,7 +297,12 @@ def plan(
 ) -> None:
     """Say what a run would do and take; reads no voxel."""
     planned = _planned(pipeline, source, input, output, block, workers, set, restart)
-    reused = () if restart else reusable(planned, compute_kind(find_device(device)))
+    found = find_device(device)
+    check_admission(planned, overwrite=overwrite, restart=restart)
+    chosen_engine(
+        client=None, on=on, workers=workers, units=planned.largest_grid, memory=planned.memory, device=found
+    ).close()
+    reused = () if restart else reusable(planned, compute_kind(found))
     if as_json:
         typer.echo(json.dumps({**planned.to_dict(), "reused": list(reused)}, indent=1))
     else:

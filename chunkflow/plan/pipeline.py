@@ -21,6 +21,7 @@ from chunkflow.stages.base import Stage
 from chunkflow.stages.deconvolve import Deconvolve, Psf
 from chunkflow.stages.label import Label
 from chunkflow.stages.measure import Measure
+from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.predict import Predict
 from chunkflow.stages.pyramid import PyramidMode
 from chunkflow.stages.resample import Resample
@@ -65,6 +66,9 @@ class InputOptions:
     missing: Literal["auto", "fail"] = "auto"
     nan: Literal["fail", "zero"] = "fail"
 
+    def __post_init__(self) -> None:
+        check_parameters(self, "input")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
@@ -85,6 +89,7 @@ class OutputOptions:
     pyramid: PyramidMode = "auto"
 
     def __post_init__(self) -> None:
+        check_parameters(self, "output")
         for name in self.save:
             if name not in SAVED:
                 raise ConfigError(f"output: save names {name!r}, which is no array", nearest(name, SAVED))
@@ -112,6 +117,12 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
+        check_parameters(self, "pipeline")
+        for stage in self.stages:
+            if type(stage) not in STAGES.values():
+                raise ConfigError(
+                    f"{stage!r} is no stage", f"Use some of {', '.join(s.__name__ for s in STAGES.values())}"
+                )
         order = list(STAGES)
         keys = [stage.key for stage in self.stages]
         if not keys:
@@ -157,7 +168,12 @@ class Pipeline:
                 raise ConfigError(f"unknown key {key!r} in the pipeline", nearest(str(key), known))
         if content.get("version") != 1:
             raise ConfigError(f"version {content.get('version')!r} of the pipeline is not known", "Write version: 1")
-        sections = {"input": dict(content.get("input") or {}), "output": dict(content.get("output") or {})}
+        sections: dict[str, dict[str, Any]] = {}
+        for name in ("input", "output"):
+            section = content.get(name) or {}
+            if not isinstance(section, Mapping):
+                raise ConfigError(f"{name} is {section!r}, not keys and values", f"Write {name}: {{path: ...}}")
+            sections[name] = dict(section)
         stages = _stage_sections(content.get("stages"))
         for override in overrides:
             _override(override, sections, stages)

@@ -275,7 +275,10 @@ def _stored_block(output: Path) -> Triple | None:
     path = output / "run" / "plan.json"
     if not path.is_file():
         return None
-    z, y, x = json.loads(path.read_text(encoding="utf-8"))["plan"]["block"]
+    try:
+        z, y, x = json.loads(path.read_text(encoding="utf-8"))["plan"]["block"]
+    except (ValueError, KeyError, TypeError):
+        return None  # damaged: the block is chosen anew, and what it changes is computed again
     return z, y, x
 
 
@@ -298,6 +301,11 @@ def _open_inputs(pipeline: Pipeline, volume: Volume | str | Path | None) -> tupl
     if options.mask is None:
         return source, None
     mask = open_volume(options.mask)
+    if any(abs(a - b) > 1e-3 * b for a, b in zip(mask.scale.voxel_um, source.scale.voxel_um, strict=True)):
+        raise UsageError(
+            f"the mask {options.mask} has voxels of {mask.scale.voxel_um} um, the input of {source.scale.voxel_um}",
+            "Give a mask on the input's grid",
+        )
     if mask.shape != source.shape:
         raise UsageError(
             f"the mask {options.mask} has shape {mask.shape}, the input {source.shape}",

@@ -66,7 +66,7 @@ class DaskEngine:
     def _windowed(self, function: Callable[[int], R], units: Iterable[int], window: int) -> Iterator[Outcome[R]]:
         waiting = iter(units)
         running: dict[Future[Any], int] = {}
-        completed = as_completed([], with_results=False)
+        completed = as_completed([], loop=self.client.loop, with_results=False)
         try:
             while True:
                 for unit in islice(waiting, window - len(running)):

@@ -17,7 +17,7 @@ import platform
 import shutil
 import socket
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,18 +29,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chunkflow.backend import Device, compute_kind, find_device
+from chunkflow.backend import Device, find_device
 from chunkflow.errors import (
     BlockError,
     ChunkflowError,
     DiskFullError,
     IncompleteError,
-    InputChangedError,
     IntegrityError,
     UsageError,
 )
 from chunkflow.plan.plan import Pass, Plan
-from chunkflow.run.engine import Engine, Outcome, R, SerialEngine, ThreadsEngine
+from chunkflow.run.admission import check_admission, forget_run, remember_input
+from chunkflow.run.engine import Engine, chosen_engine
 from chunkflow.run.intact import Files, block_is_intact, merge_is_intact
 from chunkflow.run.journal import Journal
 from chunkflow.run.lock import OutputLock, next_epoch
@@ -49,7 +49,6 @@ from chunkflow.run.publish import publish
 from chunkflow.run.worker import Job, Needed, Source, UnitResult, run_unit
 from chunkflow.stages.label import label_dtype
 from chunkflow.storage.files import sweep_partial_files, write_atomic
-from chunkflow.storage.identity import differences
 from chunkflow.storage.layout import ArrayLayout
 from chunkflow.storage.records import merged_path, read_record, write_record
 from chunkflow.storage.volume import create_array
@@ -64,7 +63,6 @@ Listener = Callable[[Event], None]
 
 ATTEMPTS = 2  # of a unit whose error may pass: a file system that hiccups
 COMMON_SHARE = 0.4  # of the voxels, all with one value: rather padding than data
-RESERVE_BYTES = 64 * 2**20  # free space below which nothing is started: the journal must be able to say so
 
 
 @dataclass(slots=True)
@@ -115,12 +113,14 @@ def run_plan(
     say = (lambda event: None) if on_event is None else on_event
     found = find_device(device)
     say({"event": "device", "text": str(found)})
-    _check_output(plan, overwrite)
-    _check_space(plan)
-    with closing(_chosen(plan, client, on, workers, found)) as engine, OutputLock(plan.output / "run"):
+    check_admission(plan, overwrite=overwrite, restart=restart)
+    engine = chosen_engine(
+        client=client, on=on, workers=workers, units=plan.largest_grid, memory=plan.memory, device=found
+    )
+    with closing(engine), OutputLock(plan.output / "run"):
         if restart:
-            _forget(plan.output / "run")
-        _check_input(plan)
+            forget_run(plan.output / "run")
+        remember_input(plan)
         with closing(Journal.open(plan.output / "run" / "journal.jsonl")) as journal:
             _run_locked(plan, journal, engine, found, say, command)
         result = open_result(plan.output)
@@ -173,117 +173,6 @@ def _compute(run: Run) -> None:
     _audit(run)
     publish(run.plan, run.places, run.journal)
     _drop_temporaries(run)
-
-
-def _check_output(plan: Plan, overwrite: bool) -> None:
-    output = plan.output
-    if output.is_file():
-        raise UsageError(f"the output {output} is a file", "Name a folder")
-    if output.exists() and not (output / "run").is_dir() and any(output.iterdir()) and not overwrite:
-        raise UsageError(f"{output} holds something that is no run", "Choose another output, or add --overwrite")
-
-
-def _forget(folder: Path) -> None:
-    """Delete what an earlier run left in its folder, except the lock and the epoch that its workers check."""
-    for entry in folder.iterdir():
-        if entry.name not in ("lock", "epoch"):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
-def _check_input(plan: Plan) -> None:
-    """Refuse an input that is not the one the output was started with."""
-    path = plan.output / "run" / "input.json"
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changes = [
-            f"{name}: {change}"
-            for name in ("image", "mask")
-            if name in before and name in plan.input_identity
-            for change in differences(before[name], plan.input_identity[name])
-        ]
-        if ("mask" in before) != ("mask" in plan.input_identity):
-            changes.append("mask: given in one run, not in the other")
-        if changes:
-            raise InputChangedError(
-                f"the input is not the one {plan.output} was started with: {'; '.join(changes)}",
-                "Restore it, choose another output, or add --restart",
-            )
-    write_atomic(path, json.dumps(plan.input_identity).encode())
-
-
-def _check_space(plan: Plan) -> None:
-    output = plan.output.absolute()
-    free = shutil.disk_usage(next(folder for folder in (output, *output.parents) if folder.exists())).free
-    # Labels and masks compress a hundredfold; images hardly, and floats never to less than a tenth.
-    floats = sum(a.nbytes for a in plan.arrays.values() if a.layout.dtype.startswith("float"))
-    least = max(RESERVE_BYTES, floats // 10)
-    if free < least:
-        raise DiskFullError(
-            f"{plan.output} has {free / 2**20:.0f} MiB free, the run needs at least {least / 2**20:.0f} MiB",
-            "Free some space, or choose another output",
-        )
-
-
-def _chosen(plan: Plan, client: Any, on: str | None, workers: int | None, device: Device) -> Engine:
-    count = os.cpu_count() or 1 if workers is None else workers
-    if count < 1:
-        raise UsageError(f"{count} workers cannot work", "Use 1 or more")
-    if client is not None:
-        from chunkflow.run.dask import DaskEngine
-
-        return DaskEngine(client, device=device.kind)
-    if on is None:
-        on = "threads" if device.kind == "gpu" else "serial" if plan.largest_grid == 1 else "local"
-    if on == "serial":
-        return SerialEngine(device.kind)
-    if on == "threads" or (on == "local" and device.kind == "gpu"):
-        return ThreadsEngine(workers or (1 if device.kind == "gpu" else count), device.kind)
-    if on == "local":
-        return LocalEngine(min(count, plan.largest_grid), plan.memory, device)
-    if "://" in on:
-        from chunkflow.run.dask import connected_engine
-
-        return connected_engine(on, device.kind)
-    raise UsageError(f"--on {on!r} is not known", "Use local, threads, serial, or an address like tcp://HOST:8786")
-
-
-class LocalEngine:
-    """A local cluster that starts with the first pass of more than one unit; single units run in this process."""
-
-    name = "local"
-
-    def __init__(self, workers: int, memory_bytes: int, device: Device) -> None:
-        self._workers = workers
-        self._memory = memory_bytes
-        self._device = device
-        self._cluster: Engine | None = None
-
-    @property
-    def workers(self) -> int:
-        """Processes that the cluster has, or will have."""
-        return self._workers
-
-    def map(self, function: Callable[[int], R], units: Sequence[int]) -> Iterator[Outcome[R]]:
-        """See `chunkflow.run.engine.Engine`."""
-        if len(units) <= 1 and self._cluster is None:
-            return SerialEngine(self._device.kind).map(function, units)
-        cluster = self._cluster or self._start()
-        return cluster.map(function, units)
-
-    def _start(self) -> Engine:
-        from chunkflow.run.dask import local_engine
-
-        self._cluster = local_engine(self._workers, self._memory, self._device.kind)
-        return self._cluster
-
-    def kind(self) -> str:
-        """The cluster's compute kind: it is this machine's."""
-        return compute_kind(self._device)
-
-    def close(self) -> None:
-        """Stop the cluster, if it was started."""
-        if self._cluster is not None:
-            self._cluster.close()
 
 
 def _store_plan(plan: Plan, places: Places, kind: str) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from time import time_ns
 from typing import Any, Self
 
 from chunkflow.errors import OutputInUseError
@@ -64,12 +65,15 @@ def is_locked(run_folder: Path) -> bool:
 
 
 def next_epoch(run_folder: Path) -> tuple[str, int]:
-    """Raise the epoch: workers of an earlier run that are still alive stop before their next write."""
+    """Raise the epoch: workers of an earlier run that are still alive stop before their next write.
+
+    Epochs start from the clock, so that no two runs share one, also where the output was deleted in between.
+    """
     path = run_folder / "epoch"
     try:
-        number = int(path.read_text(encoding="ascii")) + 1
+        number = max(int(path.read_text(encoding="ascii")) + 1, time_ns())
     except (FileNotFoundError, ValueError):
-        number = 1
+        number = time_ns()
     partial = path.with_suffix(".new")
     partial.write_text(str(number), encoding="ascii")
     partial.replace(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,12 @@ def _write_groups(plan: Plan, places: Places) -> None:
         omezarr.write_image_group(image, name="image", levels=levels, format=style, channels=[channel])
     elif labels:
         omezarr.write_group(image, format=style)
+    else:
+        shutil.rmtree(image, ignore_errors=True)
     if labels:
         omezarr.write_labels_group(image / "labels", [LABEL_NAMES[name] for name in labels], format=style)
+    else:
+        shutil.rmtree(image / "labels", ignore_errors=True)
     for name, folder in LABEL_NAMES.items():
         path = image / "labels" / folder
         if name in plan.levels:
@@ -111,7 +116,7 @@ def _write_tables(plan: Plan, places: Places) -> None:
     if "objects" in names:
         tables.write_table(folder, "objects", read_record(merged_path(places.records("objects"))))
     if "graph" not in names:
-        shutil.rmtree(graph, ignore_errors=True)
+        _remove_graph(graph)
         return
     merged = read_record(merged_path(places.records("graph")))
     nodes, branches, curves = (_columns(merged, table) for table in ("nodes", "branches", "curves"))
@@ -127,9 +132,18 @@ def _columns(merged: Columns, table: str) -> dict[str, NDArray[Any]]:
 
 def _write_graph(folder: Path, nodes: Columns, branches: Columns, curves: dict[str, NDArray[Any]]) -> None:
     """GraphML, SWC and precomputed skeletons, the first two up to the sizes that other programs open."""
-    shutil.rmtree(folder, ignore_errors=True)  # of other settings: SWC has a file per object
+    _remove_graph(folder)  # of other settings: SWC has a file per object
     if len(branches["branch_id"]) <= GRAPHML_EDGES:
         graphs.write_graphml(folder / "skeleton.graphml", nodes, branches)
     if len(np.unique(nodes["object_id"])) <= SWC_OBJECTS:
         graphs.write_swc(folder / "swc", nodes, branches, **curves)
     graphs.write_precomputed(folder / "precomputed", nodes, branches, **curves)
+
+
+def _remove_graph(folder: Path) -> None:
+    """Delete what a run writes there, and nothing that somebody else put beside it."""
+    (folder / "skeleton.graphml").unlink(missing_ok=True)
+    for name in ("swc", "precomputed"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()  # if nothing else is there

@@ -12,7 +12,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from chunkflow.errors import IncompleteError, InputNotFoundError
+from chunkflow.errors import IncompleteError, InputNotFoundError, UsageError
 from chunkflow.run.journal import Journal
 from chunkflow.run.places import pass_key, run_folder
 from chunkflow.storage.omezarr import open_volume
@@ -58,7 +58,10 @@ class ResultVolume:
 
     def to_xarray(self) -> Any:
         """A lazy DataArray with z, y, x in um (needs xarray)."""
-        import xarray
+        try:
+            import xarray
+        except ImportError as error:
+            raise UsageError("to_xarray needs xarray, which is not installed", "pip install xarray") from error
 
         scale = self.volume.scale
         axes = zip("zyx", scale.translation_um, scale.voxel_um, self.shape, strict=True)

@@ -109,20 +109,27 @@ def status(output: str | Path) -> Status:
     passes = _passes(folder, stored, journal, is_running)
     code = None if journal.ended is None else int(journal.ended["code"])
     command = str(journal.starts[-1].get("command", ""))
-    return Status(folder, _state(is_running, code, passes), code, passes, command)
+    stands = journal.is_published and journal.published_passes == dict(stored["fingerprints"])
+    return Status(folder, _state(is_running, code, passes, stands), code, passes, command)
 
 
 def _stored(run: Path) -> Mapping[str, Any] | None:
     path = run / "plan.json"
     if not path.is_file():
         return None
-    content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None  # damaged: the next run writes it again
     return content
 
 
-def _state(is_running: bool, code: int | None, passes: tuple[PassStatus, ...]) -> RunWord:
+def _state(is_running: bool, code: int | None, passes: tuple[PassStatus, ...], stands: bool) -> RunWord:
+    """`stands`: these very passes are published, whatever became of a run that had nothing more to do."""
     if is_running:
         return "running"
+    if stands and all(p.state == "done" for p in passes):
+        return "complete"
     if code is None:
         return "killed"
     if code == 0:

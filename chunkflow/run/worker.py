@@ -225,7 +225,6 @@ def _run_growing(job: Job, unit: int, core: Box) -> tuple[dict[str, Any], Record
 
 
 SHARED_FROM = 1.5  # times an output: cells that large hold several outputs, and their crop is worth its memory
-HELD_BYTES = 9  # per voxel of the budget: what solved crops may take, of the 22 that a plan allows for
 
 
 class _SolvedCrops(local):
@@ -265,7 +264,7 @@ def _solved_crop(job: Job, step: GrowingStep, crop: Box, budget: int, *, keep: b
     if key in _solved.known:
         _solved.known.move_to_end(key)
         return _solved.known[key]
-    _solved.make_room(this, HELD_BYTES * budget)
+    _solved.make_room(this, memory.GROWN_BYTES * max(0, budget - crop.size))  # beside the work on this crop
     solved = step.solve({name: _read(job, name, crop, False) for name in step.reads(crop)}, job.grid.shape)
     if keep:
         _solved.known[key] = solved

@@ -21,6 +21,7 @@ from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.kernels import deconvolve, psf
 from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Output, View
+from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.scan import Range, range_draft
 
 ALGORITHMS = ("richardson-lucy",)
@@ -41,6 +42,7 @@ class Psf:
     measured: Any = None
 
     def __post_init__(self) -> None:
+        check_parameters(self, "deconvolve: psf")
         if self.path is None and self.measured is None:
             if self.fwhm_um is None:
                 raise ConfigError("deconvolve: psf needs fwhm_um or path", "For example fwhm_um: [0.6, 0.25, 0.25]")
@@ -116,6 +118,7 @@ class Deconvolve:
     key: ClassVar[str] = "deconvolve"
 
     def __post_init__(self) -> None:
+        check_parameters(self, self.key)
         if self.algorithm not in ALGORITHMS:
             raise ConfigError(f"deconvolve: unknown algorithm {self.algorithm!r}", nearest(self.algorithm, ALGORITHMS))
         if self.iterations < 1:
@@ -138,6 +141,8 @@ class Deconvolve:
 
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         kernel = self.psf.on_grid(flow.scale.voxel_um)
+        flat = tuple(axis for axis, n in enumerate(flow.shape) if n == 1)
+        kernel = kernel.sum(axis=flat, keepdims=True)  # an image of one plane holds no blur across it
         if any(k > n for k, n in zip(kernel.shape, flow.shape, strict=True)):
             raise PlanError(
                 f"deconvolve: the PSF has {kernel.shape} voxels, more than the volume's {flow.shape}",

@@ -24,6 +24,8 @@ from chunkflow.errors import ConfigError, InputError
 from chunkflow.geometry.box import Box, Triple
 from chunkflow.kernels import components, contact, topology, union
 from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Merged, Output, Record, View, host, iterate
+from chunkflow.stages.parameters import check_parameters
+from chunkflow.stages.scan import is_inside
 
 Pairs = NDArray[np.int64]
 
@@ -33,6 +35,7 @@ class NonZero:
     """Foreground of an input that is a mask."""
 
     has_mask: bool
+    nodata: float | None
 
     version: ClassVar[int] = 1
     produces: ClassVar[tuple[str, ...]] = ("mask",)
@@ -42,9 +45,12 @@ class NonZero:
         return {"input": out, "input_mask": out} if self.has_mask else {"input": out}
 
     def run(self, view: View, out: Box) -> Output:
-        mask = view.regions["input"].cut(out) != 0
+        values = view.regions["input"].cut(out)
+        mask = values != 0
+        if self.nodata is not None:
+            mask &= values != values.dtype.type(self.nodata)
         if self.has_mask:
-            mask &= view.regions["input_mask"].cut(out) != 0
+            mask &= is_inside(view.regions["input_mask"].cut(out))
         return Output(arrays={"mask": mask.astype(np.uint8)})
 
     def working_bytes(self, out: Triple) -> int:
@@ -56,6 +62,7 @@ class LabelledInput:
     """Labels of an input that is labels, without those the user's mask excludes."""
 
     has_mask: bool
+    nodata: float | None
 
     version: ClassVar[int] = 1
     produces: ClassVar[tuple[str, ...]] = ("labelled",)
@@ -66,11 +73,14 @@ class LabelledInput:
 
     def run(self, view: View, out: Box) -> Output:
         labels = view.regions["input"].cut(out)
+        nothing = labels.dtype.type(0)
+        if self.nodata is not None:
+            labels = np.where(labels == labels.dtype.type(self.nodata), nothing, labels)
+        if self.has_mask:
+            labels = np.where(is_inside(view.regions["input_mask"].cut(out)), labels, nothing)
         if labels.size and labels.min() < 0:
             raise InputError(f"a label of the input is negative: {labels.min()} in {out}", "Labels are 0 or more")
         labels = labels.astype(f"u{labels.dtype.itemsize}", copy=False)
-        if self.has_mask:
-            labels = np.where(view.regions["input_mask"].cut(out) != 0, labels, 0)
         return Output(arrays={"labelled": labels})
 
     def working_bytes(self, out: Triple) -> int:
@@ -335,6 +345,7 @@ class Label:
     key: ClassVar[str] = "label"
 
     def __post_init__(self) -> None:
+        check_parameters(self, self.key)
         if self.connectivity not in (6, 18, 26):
             raise ConfigError(f"label: connectivity {self.connectivity} does not exist", "Use 6, 18 or 26")
         if self.min_voxels < 0 or (self.min_volume_um3 or 0) < 0:
@@ -378,9 +389,9 @@ class Label:
     def _foreground(self, flow: Flow) -> tuple[tuple[BlockStep, ...], tuple[str, ...], str]:
         """Steps that make the array to label, the passes they need, and its name."""
         if flow.kind == "labels":
-            return (LabelledInput(has_mask=flow.has_mask),), (), "labelled"
+            return (LabelledInput(has_mask=flow.has_mask, nodata=flow.nodata),), (), "labelled"
         if flow.kind == "mask":
-            return (NonZero(has_mask=flow.has_mask),), (), "mask"
+            return (NonZero(has_mask=flow.has_mask, nodata=flow.nodata),), (), "mask"
         if not flow.mask_steps:
             raise ConfigError(
                 "label: no stage before it says what foreground is", "Put threshold or predict in front of it"

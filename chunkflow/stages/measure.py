@@ -14,6 +14,7 @@ from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple
 from chunkflow.kernels import measure, resample
 from chunkflow.stages.base import BlockStep, Draft, Flow, Merged, Output, Record, Resampling, View, host, iterate
+from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.skeleton import Euler
 
 MERGED_AT_ONCE = 64  # blocks whose sums are held before they are merged
@@ -147,6 +148,9 @@ class Measure:
     intensity: Literal["raw", "image", "none"] = "raw"
 
     key: ClassVar[str] = "measure"
+
+    def __post_init__(self) -> None:
+        check_parameters(self, self.key)
 
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         if flow.labels is None:

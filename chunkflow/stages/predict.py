@@ -21,6 +21,7 @@ from chunkflow.kernels import blend, threshold
 from chunkflow.models import load
 from chunkflow.models.predict import predict
 from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Merged, Output, Record, Region, View, iterate
+from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.scan import Range, range_draft
 from chunkflow.stages.threshold import Above, Histogram, bins_of
 
@@ -145,6 +146,7 @@ class Predict:
     key: ClassVar[str] = "predict"
 
     def __post_init__(self) -> None:
+        check_parameters(self, self.key)
         if min(self.patch) < 1 or self.batch < 1 or self.channel < 0:
             raise ConfigError(
                 f"predict: patch {self.patch}, batch {self.batch} or channel {self.channel} is too small",

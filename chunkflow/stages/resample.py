@@ -13,6 +13,7 @@ from chunkflow.geometry.grid import Grid
 from chunkflow.geometry.scale import Scale
 from chunkflow.kernels import resample
 from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Output, Resampling, View
+from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.scan import Range, Validity, range_draft
 
 
@@ -54,6 +55,7 @@ class Resample:
     key: ClassVar[str] = "resample"
 
     def __post_init__(self) -> None:
+        check_parameters(self, self.key)
         if self.voxel_um != "isotropic" and min(self.voxel_um) <= 0:
             raise ConfigError(f"resample: voxel_um {list(self.voxel_um)} is not positive", "Give a size in um")
 

@@ -35,6 +35,11 @@ DATA = 1
 INSIDE = 2
 
 
+def is_inside(mask: Any) -> Any:
+    """Where a user's mask says yes: non-zero, and not NaN."""
+    return (mask != 0) & (mask == mask)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validity:
     """Marks the usable voxels (uint8, see the module) from the raw input and the user's mask."""
@@ -58,7 +63,7 @@ class Validity:
         valid = self._on_grid(usable, raw.box, out).astype(xp.uint8) * DATA
         if self.has_mask:
             mask = view.regions["input_mask"]
-            valid |= self._on_grid(mask.data != 0, mask.box, out).astype(xp.uint8) * INSIDE
+            valid |= self._on_grid(is_inside(mask.data), mask.box, out).astype(xp.uint8) * INSIDE
         else:
             valid |= INSIDE
         return Output(arrays={"valid": valid * (valid & DATA)})

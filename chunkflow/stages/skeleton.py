@@ -36,6 +36,7 @@ from chunkflow.stages.base import (
     host,
     iterate,
 )
+from chunkflow.stages.parameters import check_parameters
 
 DISTANCE_HALO = 16  # certifies tubes of a radius up to 17 voxels at once
 THINNING_HALO = 8  # cheapest on networks: 1 % of the voxels stay open and grow
@@ -49,6 +50,23 @@ def grown_halo(halo: int, max_halo: int) -> int | None:
 def open_borders(box: Box, shape: Triple) -> NDArray[np.bool_]:
     """(3, 2) bool: the sides of a box behind which the volume goes on."""
     return np.array([[a > 0, b < n] for a, b, n in zip(box.start, box.stop, shape, strict=True)])
+
+
+def spacing_weights(shape: Triple, voxel_um: tuple[float, float, float]) -> tuple[Triple, float]:
+    """Squared integer spacings for `kernels.distance`, and the um that one unit of distance is.
+
+    An axis one voxel long has no distances: its faces count as farther than anything, so that the radii of a 2-D image
+    are those in its plane.
+    """
+    is_long = [n > 1 for n in shape]
+    first = is_long.index(True) if any(is_long) else 0
+    sides = tuple(v if long else voxel_um[first] for v, long in zip(voxel_um, is_long, strict=True))
+    z, y, x = weights = distance.integer_weights((sides[0], sides[1], sides[2]))
+    unit_um = sides[first] / sqrt(weights[first])
+    if not any(is_long):
+        return (z, y, x), unit_um
+    beyond = min(distance.FAR - 1, sum(w * n * n for w, n, long in zip(weights, shape, is_long, strict=True) if long))
+    return triple(tuple(w if long else beyond for w, long in zip(weights, is_long, strict=True))), unit_um
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +216,7 @@ class MergeGraph:
     prune_radii: float
     voxel_um: tuple[float, float, float]
     translation_um: tuple[float, float, float]
-    weights: Triple
+    unit_um: float
 
     version: ClassVar[int] = 1
 
@@ -211,22 +229,21 @@ class MergeGraph:
         joined = {name: np.concatenate(parts) for name, parts in voxels.items()}
         order = np.argsort(joined["index"], kind="stable")
         whole = graph.assemble(joined["index"][order], joined["label"][order], joined["d2"][order], shape=self.shape)
-        unit_um = self.voxel_um[0] / sqrt(self.weights[0])
-        pruned = pruning.prune(whole, prune_radii=self.prune_radii, spacing_um=self.voxel_um, unit_um=unit_um)
+        pruned = pruning.prune(whole, prune_radii=self.prune_radii, spacing_um=self.voxel_um, unit_um=self.unit_um)
         label, b0, b1 = graph.loops_per_object(pruned)
         open_label, where = np.unique(joined["open_label"], return_inverse=True)
         open_count = np.zeros(len(open_label), np.int64)
         np.add.at(open_count, where, joined["open_count"])
         found = {"graph_label": label, "graph_b0": b0, "graph_b1": b1}
         found |= {"open_label": open_label, "open_count": open_count}
-        return Merged(found | self._tables(pruned, unit_um))
+        return Merged(found | self._tables(pruned))
 
-    def _tables(self, pruned: graph.SkeletonGraph, unit_um: float) -> dict[str, NDArray[Any]]:
+    def _tables(self, pruned: graph.SkeletonGraph) -> dict[str, NDArray[Any]]:
         """Columns of nodes and branches, and the curves of the branches, by "table.column"."""
-        spacing, origin = self.voxel_um, self.translation_um
-        nodes = branches.node_columns(pruned, spacing_um=spacing, unit_um=unit_um, translation_um=origin)
-        rows = branches.branch_columns(pruned, spacing_um=spacing, unit_um=unit_um)
-        curves = branches.polylines(pruned, spacing_um=spacing, unit_um=unit_um, translation_um=origin, smooth=True)
+        spacing, unit, origin = self.voxel_um, self.unit_um, self.translation_um
+        nodes = branches.node_columns(pruned, spacing_um=spacing, unit_um=unit, translation_um=origin)
+        rows = branches.branch_columns(pruned, spacing_um=spacing, unit_um=unit)
+        curves = branches.polylines(pruned, spacing_um=spacing, unit_um=unit, translation_um=origin, smooth=True)
         tables = {f"nodes.{name}": column for name, column in nodes.items()}
         tables |= {f"branches.{name}": column for name, column in rows.items()}
         tables |= {f"curves.{f.name}": getattr(curves, f.name) for f in fields(curves)}
@@ -253,6 +270,7 @@ class Skeleton:
     key: ClassVar[str] = "skeleton"
 
     def __post_init__(self) -> None:
+        check_parameters(self, self.key)
         if self.prune_radii < 0:
             raise ConfigError(f"skeleton: prune_radii {self.prune_radii} is negative", "Use 0 to keep every branch")
         if not 0 <= self.t0 < thinning.LAST_PASS:
@@ -264,7 +282,7 @@ class Skeleton:
         if flow.filled is None:
             raise ConfigError("skeleton: there are no labels to thin", "Put label in front of it")
         grid = flow.grid
-        weights = distance.integer_weights(flow.scale.voxel_um)
+        weights, unit_um = spacing_weights(flow.shape, flow.scale.voxel_um)
         measured = Distance(weights=weights, halo=min(DISTANCE_HALO, self.max_halo), max_halo=self.max_halo)
         thin = Thin(weights=weights, halo=min(THINNING_HALO, self.max_halo), max_halo=self.max_halo, t0=self.t0)
         merge = MergeGraph(
@@ -272,7 +290,7 @@ class Skeleton:
             prune_radii=self.prune_radii,
             voxel_um=flow.scale.voxel_um,
             translation_um=flow.scale.translation_um,
-            weights=weights,
+            unit_um=unit_um,
         )
         distances = ArraySpec(name="distance", dtype="int32")
         skeleton = ArraySpec(name="skeleton", dtype="labels")

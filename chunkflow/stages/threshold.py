@@ -14,6 +14,7 @@ from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple
 from chunkflow.kernels import filters, threshold
 from chunkflow.stages.base import BlockStep, Draft, Flow, Merged, Output, Record, View, host, iterate
+from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.scan import DATA, INSIDE
 
 
@@ -150,6 +151,7 @@ class Threshold:
     key: ClassVar[str] = "threshold"
 
     def __post_init__(self) -> None:
+        check_parameters(self, self.key)
         if (self.method == "fixed") != (self.value is not None):
             given = "no value" if self.value is None else f"value {self.value}"
             raise ConfigError(f"threshold: method {self.method} with {given}", "Use method: fixed with value: V")

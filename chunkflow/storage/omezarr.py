@@ -302,15 +302,19 @@ def write_labels_group(path: str | Path, names: Sequence[str], *, format: Format
 
 
 def write_group(path: str | Path, ome: Attributes | None = None, *, format: Format = "0.5") -> None:
-    """Write the metadata of a zarr group, with OME attributes where there are some."""
+    """Write the metadata of a zarr group, with OME attributes where there are some; the other format's is removed."""
     _check_format(format)
     folder = local_path(path)
     if format == "0.5":
         attributes = {"ome": {"version": format, **ome}} if ome else {}
         write_atomic(folder / "zarr.json", _json({"zarr_format": 3, "node_type": "group", "attributes": attributes}))
-        return
-    write_atomic(folder / ".zgroup", _json({"zarr_format": 2}))
-    write_atomic(folder / ".zattrs", _json(ome or {}))
+        others: tuple[str, ...] = (".zgroup", ".zattrs")
+    else:
+        write_atomic(folder / ".zgroup", _json({"zarr_format": 2}))
+        write_atomic(folder / ".zattrs", _json(ome or {}))
+        others = ("zarr.json",)
+    for name in others:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _check_format(format: str) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import chunkflow as cf
+from chunkflow.backend import compute_kind, find_device
 from chunkflow.run import driver, journal, publish, worker
 from chunkflow.run.status import status
 
@@ -98,7 +99,7 @@ def _dying(function: Any, is_last: Callable[[], bool]) -> Any:
 
 
 def _kind() -> str:
-    return driver.compute_kind(driver.find_device("cpu"))
+    return compute_kind(find_device("cpu"))
 
 
 def _run(task: dict[str, Any], moment: list[str] | None) -> None:

@@ -1,8 +1,9 @@
 """Runs a plan in this process, one block after the other, and prints what each pass took above what was held before.
 
-    python measured_passes.py SOURCE SMALL OUTPUT PIPELINE.json BLOCK     (Linux: resets the peak of the process per pass)
+    python measured_passes.py SOURCE SMALL OUTPUT PIPELINE.json BLOCK
 
-The pipeline runs on SMALL first, so that everything is imported and compiled.
+The pipeline runs on SMALL first, so that everything is imported and compiled. The peak of the process is set back
+before each pass, which Linux alone can do.
 """
 
 import json

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import chunkflow as cf
+from chunkflow.backend import compute_kind, find_device
 from chunkflow.run.dask import local_engine
-from chunkflow.run.driver import find_device
+from chunkflow.run.engine import SerialEngine
 from chunkflow.run.status import status
 
 BLOCK = (24, 24, 24)
@@ -248,10 +249,10 @@ def test_units_of_a_run_that_was_taken_over_write_nothing(
     with pytest.raises(KeyboardInterrupt):
         plan.run(on="serial", on_event=_interrupt_in("label"))
     device = find_device("cpu")
-    places = Places(plan, plan.fingerprints(driver.compute_kind(device)))
+    places = Places(plan, plan.fingerprints(compute_kind(device)))
     journal = Journal.open(places.run / "journal.jsonl")
     stale = next_epoch(places.run)
-    run = driver.Run(plan, places, journal, driver.SerialEngine(), device, stale, lambda event: None)
+    run = driver.Run(plan, places, journal, SerialEngine(), device, stale, lambda event: None)
     job = driver._job(run, plan.pass_named("label"))
     next_epoch(places.run)
     before = sorted((tmp_path / "out").rglob("*"))

@@ -1,0 +1,120 @@
+"""What must hold before a run may start: checked by `plan` and by `run`, before anything is written.
+
+Whether the output is ours to write, whether the run would write what it reads, whether the input is still the one the
+output was started with, and whether there is any space.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from chunkflow.errors import DiskFullError, InputChangedError, UsageError
+from chunkflow.plan.plan import Plan
+from chunkflow.run.places import run_folder
+from chunkflow.storage.files import write_atomic
+from chunkflow.storage.identity import differences
+
+RESERVE_BYTES = 64 * 2**20  # free space below which nothing is started: the journal must be able to say so
+
+RUN_FILES = ("plan.json", "input.json", "journal.jsonl", "lock", "epoch", "epoch.new", "arrays", "records")
+"""What a run keeps in its folder; a folder with anything else in it is somebody's own."""
+
+OUTPUTS = ("image.ome.zarr", "probability.ome.zarr", "tables", "graph", "run")
+"""Folders of an output that a run replaces."""
+
+
+def check_admission(plan: Plan, *, overwrite: bool = False, restart: bool = False) -> None:
+    """Refuse a run that may not start. Writes nothing.
+
+    Raises
+    ------
+    UsageError : the output is a file, holds something else, or the run would write over its own input.
+    InputChangedError : the input is not the one the output was started with, and this is no restart.
+    DiskFullError : there is no space to start with.
+    """
+    _check_output(plan.output, overwrite)
+    _check_not_its_input(plan)
+    if not restart:
+        _check_input(plan)
+    _check_space(plan)
+
+
+def remember_input(plan: Plan) -> None:
+    """Store what the input is known by, for the runs that follow."""
+    write_atomic(run_folder(plan.output) / "input.json", json.dumps(plan.input_identity).encode())
+
+
+def forget_run(folder: Path) -> None:
+    """Delete what an earlier run left in its folder, except the lock and the epoch that its workers check."""
+    for name in set(RUN_FILES) - {"lock", "epoch"}:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.is_symlink() and not output.exists():
+        raise UsageError(f"the output {output} is a link to nothing", "Create its target, or name another folder")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"the output {output} is a file", "Name a folder")
+    if output.exists() and any(output.iterdir()) and not _holds_a_run(output) and not overwrite:
+        raise UsageError(f"{output} holds something that is no run", "Choose another output, or add --overwrite")
+
+
+def _holds_a_run(output: Path) -> bool:
+    folder = run_folder(output)
+    return folder.is_dir() and all(
+        entry.name in RUN_FILES or entry.name.endswith(".partial") for entry in folder.iterdir()
+    )
+
+
+def _check_not_its_input(plan: Plan) -> None:
+    output = plan.output.resolve()
+    for volume in (plan.input, plan.mask):
+        if volume is None:
+            continue
+        array = Path(volume.path).resolve()
+        image = array.parent
+        replaced = [output / name for name in OUTPUTS]
+        if output in (array, image) or image in output.parents:
+            raise UsageError(f"the output {plan.output} lies inside the input {image}", "Choose an output outside it")
+        if any(folder == image or folder in array.parents for folder in replaced):
+            raise UsageError(f"the run would write over its input {image}", "Choose another output")
+
+
+def _check_input(plan: Plan) -> None:
+    path = run_folder(plan.output) / "input.json"
+    if not path.is_file():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return  # torn by a kill or a full disk: the fingerprints still tell one input from another
+    now = plan.input_identity
+    changes = [
+        f"{name}: {change}"
+        for name in ("image", "mask")
+        if name in before and name in now
+        for change in differences(before[name], now[name])
+    ]
+    if ("mask" in before) != ("mask" in now):
+        changes.append("mask: given in one run, not in the other")
+    if changes:
+        raise InputChangedError(
+            f"the input is not the one {plan.output} was started with: {'; '.join(changes)}",
+            "Restore it, choose another output, or add --restart",
+        )
+
+
+def _check_space(plan: Plan) -> None:
+    output = plan.output.absolute()
+    free = shutil.disk_usage(next(folder for folder in (output, *output.parents) if folder.exists())).free
+    # Labels and masks compress a hundredfold; images hardly, and floats never to less than a tenth.
+    floats = sum(a.nbytes for a in plan.arrays.values() if a.layout.dtype.startswith("float"))
+    least = max(RESERVE_BYTES, floats // 10)
+    if free < least:
+        raise DiskFullError(
+            f"{plan.output} has {free / 2**20:.0f} MiB free, the run needs at least {least / 2**20:.0f} MiB",
+            "Free some space, or choose another output",
+        )
