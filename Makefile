@@ -8,10 +8,10 @@ demo: .venv/.run                ## a synthetic volume with known truth through t
 	$(BIN)/chunkflow demo
 
 test: check                     ## checks and tests, warnings as errors
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: .venv/.dev           ## the full matrices
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 check: .venv/.dev               ## lint, format, layers, types
 	$(BIN)/ruff check .

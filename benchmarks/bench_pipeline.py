@@ -39,8 +39,8 @@ from chunkflow.storage.omezarr import write_image_group
 from chunkflow.storage.volume import create_array, open_array
 from chunkflow.synth import optics, phantoms
 
-SIDE, QUICK_SIDE = 256, 128
-BLOCK, QUICK_BLOCK = 128, 64
+SIDE, QUICK_SIDE = 256, 96
+BLOCK, QUICK_BLOCK = 128, 48
 VOXEL_UM = (0.1, 0.1, 0.1)
 FWHM_UM = (0.6, 0.25, 0.25)
 ITERATIONS = 10
@@ -92,7 +92,7 @@ def main() -> None:
         truth = make_volume(source, side)
         has_skan = peer("skan", report) is not None
         runs = measured(source, Path(folder), block, given.rounds, has_skan)
-    _add_rows(report, runs, side)
+    _add_rows(report, runs, side, PEERS if has_skan else {**PEERS, "skeleton": "skimage skeletonize, no graph"})
     _add_notes(report, runs, truth, block)
     report.finish()
 
@@ -246,16 +246,14 @@ def _store(path: Path, data: NDArray[Any], name: str) -> None:
     create_array(path / "0", layout_for_core((BLOCK,) * 3, shape, data.dtype), scale).write(Box.of_shape(shape), data)
 
 
-def _add_rows(report: Report, runs: Mapping[str, list[dict[str, Any]]], side: int) -> None:
+def _add_rows(report: Report, runs: Mapping[str, list[dict[str, Any]]], side: int, peers: Mapping[str, str]) -> None:
     whole = "scikit-image and scipy, whole volume, 1 process"
     for workers in ("1 worker", "2 workers"):
         for stage in STAGES:
             ours, theirs = (median(run["seconds"][stage] for run in runs[name]) for name in (workers, "peer"))
             name = f"{side}^3, {workers}, {stage} [s]"
-            has_peer = stage in PEERS
-            report.rows.append(
-                Row(name=name, ours=ours, peer=PEERS.get(stage), peer_value=theirs if has_peer else None)
-            )
+            value = theirs if stage in peers else None
+            report.rows.append(Row(name=name, ours=ours, peer=peers.get(stage), peer_value=value))
         total, peers_total = (median(run["total"] for run in runs[name]) for name in (workers, "peer"))
         report.rows += [
             Row(name=f"{side}^3, {workers}, all [s]", ours=total, peer=whole, peer_value=peers_total),

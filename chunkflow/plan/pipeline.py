@@ -119,7 +119,7 @@ class Pipeline:
         object.__setattr__(self, "stages", tuple(self.stages))
         check_parameters(self, "pipeline")
         for stage in self.stages:
-            if type(stage) not in STAGES.values():
+            if getattr(stage, "key", None) not in STAGES or not hasattr(stage, "drafts"):
                 raise ConfigError(
                     f"{stage!r} is no stage", f"Use some of {', '.join(s.__name__ for s in STAGES.values())}"
                 )

@@ -264,7 +264,8 @@ def _solved_crop(job: Job, step: GrowingStep, crop: Box, budget: int, *, keep: b
     if key in _solved.known:
         _solved.known.move_to_end(key)
         return _solved.known[key]
-    _solved.make_room(this, memory.GROWN_BYTES * max(0, budget - crop.size))  # beside the work on this crop
+    beside = memory.GROWN_BYTES * max(0, budget - crop.size)  # what the plan leaves while this crop is solved
+    _solved.make_room(this, min(beside, memory.GROWN_BYTES * budget // 2))
     solved = step.solve({name: _read(job, name, crop, False) for name in step.reads(crop)}, job.grid.shape)
     if keep:
         _solved.known[key] = solved

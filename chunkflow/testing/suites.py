@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from chunkflow.errors import BlockError
+from chunkflow.errors import BlockError, InputNotFoundError
 from chunkflow.geometry.box import Triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.geometry.scale import MicrometerTriple, Scale
@@ -80,7 +80,8 @@ def check_stage(
 
     Parameters
     ----------
-    stages : what a pipeline would list, beginning where an input of that `kind` begins.
+    stages : what a pipeline would list, beginning where an input of that `kind` begins; your own are registered in
+        `chunkflow.plan.pipeline.STAGES`.
     folder : an empty folder for inputs and outputs.
     make : (shape, generator) -> voxels; by default smoothed noise for its kind.
     cases, grids : volumes, and grids for each of them.
@@ -142,7 +143,20 @@ def differences(result: Result, expected: Result) -> list[str]:
             found.append(f"{name} differs")
     if "graph/skeleton.graphml" in ours and "graph/skeleton.graphml" in theirs:
         found += graph_differences(result.graph, expected.graph)
-    return found
+    return found + [
+        f"{name} of the merge differs" for name in MERGES if not _equal(_left(result, name), _left(expected, name))
+    ]
+
+
+MERGES = ("threshold", "percentiles", "graph")
+"""Merges that leave more than the files show: every bin of a histogram tells of voxels that no threshold met."""
+
+
+def _left(result: Result, name: str) -> Mapping[str, Any]:
+    try:
+        return result.pass_values(name)
+    except InputNotFoundError:
+        return {}
 
 
 def graph_differences(graph: nx.MultiGraph[Any], expected: nx.MultiGraph[Any]) -> list[str]:

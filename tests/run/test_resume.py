@@ -367,7 +367,10 @@ def test_the_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
 
 
 def test_each_run_has_a_higher_epoch(tmp_path: Path) -> None:
-    assert [next_epoch(tmp_path)[1] for _ in range(3)] == [1, 2, 3]
+    epochs = [next_epoch(tmp_path)[1] for _ in range(3)]
+    assert epochs == sorted(set(epochs))
+    (tmp_path / "epoch").unlink()  # the output was deleted: still no epoch twice
+    assert next_epoch(tmp_path)[1] > epochs[-1]
     (tmp_path / "epoch").write_text("torn by hand")
     assert next_epoch(tmp_path)[1] == 1
 
