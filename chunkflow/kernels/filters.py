@@ -43,12 +43,29 @@ def gaussian_smooth(image: Any, valid: Any | None, sigma_vox: tuple[float, float
     """
     xp = array_module(image)
     if valid is None:
-        valid = xp.ones(image.shape, bool)
+        total = _correlate(image.astype(np.float32, copy=False), sigma_vox)
+        return total / _border_weight(xp, image.shape, sigma_vox)
     values = xp.where(valid, image, xp.zeros((), image.dtype)).astype(np.float32, copy=False)
     total = _correlate(values, sigma_vox)
     weight = _correlate(valid.astype(np.float32), sigma_vox)
     reached = weight > 0
     return xp.where(reached, total / xp.where(reached, weight, 1), xp.float32(0))
+
+
+def _border_weight(xp: Any, shape: Triple, sigma_vox: tuple[float, float, float]) -> Any:
+    """Kernel weight inside a box whose every voxel is valid.
+
+    It depends on the distance to the faces alone, up to the kernel's radius: filtered on a box of a kernel's width and
+    stretched by repeating its middle, which gives the bits of filtering ones of that shape, at a fifth of the cost.
+    """
+    halo = smooth_halo(sigma_vox)
+    small = triple(tuple(min(n, 2 * h + 1) for n, h in zip(shape, halo, strict=True)))
+    weight = _correlate(xp.ones(small, np.float32), sigma_vox)
+    index = (
+        np.where(p < h, p, np.where(p >= n - h, p - (n - s), min(h, s - 1))) if s < n else p
+        for p, n, h, s in zip(map(np.arange, shape), shape, halo, small, strict=True)
+    )
+    return weight[xp.ix_(*(xp.asarray(i) for i in index))]
 
 
 def _correlate(array: Any, sigma_vox: tuple[float, float, float]) -> Any:

@@ -90,7 +90,8 @@ def write_swc(
         for root in own_nodes.tolist():
             if root not in swc.number_of_node:
                 _grow(swc, root, at_node, node_samples, curves)
-        write_atomic(Path(folder) / f"{label}.swc", swc.text(label).encode())
+        # Not synced one by one: ten thousand small files would take a minute, and the next run can write them again.
+        write_atomic(Path(folder) / f"{label}.swc", swc.text(label).encode(), durable=False)
 
 
 def write_precomputed(

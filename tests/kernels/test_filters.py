@@ -100,3 +100,13 @@ def test_out_of_reach_of_valid_voxels_it_is_zero() -> None:
     got = gaussian_smooth(np.full(valid.shape, 5.0, np.float32), valid, (0.0, 1.0, 1.0))
     assert got[0, 5, 5] == pytest.approx(5.0)
     assert not got[0, 9:, 9:].any()
+
+
+@pytest.mark.parametrize("shape", [(20, 24, 30), (9, 8, 7), (5, 40, 3), (1, 50, 60), (1, 1, 1)])
+@pytest.mark.parametrize("sigma", [(0.6, 0.6, 0.6), (1.7, 0.5, 0.0), (3.0, 2.0, 1.0)])
+def test_all_valid_gives_the_bits_of_nothing_said(
+    shape: tuple[int, int, int], sigma: tuple[float, float, float]
+) -> None:
+    image = np.random.default_rng(1).random(shape, np.float32)
+    marked = gaussian_smooth(image, np.ones(shape, bool), sigma)
+    np.testing.assert_array_equal(gaussian_smooth(image, None, sigma), marked)

@@ -372,7 +372,7 @@ def test_each_run_has_a_higher_epoch(tmp_path: Path) -> None:
     (tmp_path / "epoch").unlink()  # the output was deleted: still no epoch twice
     assert next_epoch(tmp_path)[1] > epochs[-1]
     (tmp_path / "epoch").write_text("torn by hand")
-    assert next_epoch(tmp_path)[1] == 1
+    assert next_epoch(tmp_path)[1] > epochs[-1]
 
 
 def test_a_folder_that_holds_something_else_is_refused(demo_pipeline: Any, tiny_volume: Path, tmp_path: Path) -> None:
