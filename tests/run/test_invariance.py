@@ -166,7 +166,7 @@ def test_the_suite_notices_a_halo_that_is_one_voxel_short(tmp_path: Path, monkey
 
 
 def _phantom(rng: np.random.Generator) -> np.ndarray:
-    shape = tuple(int(n) for n in rng.integers((5, 8, 8), (20, 30, 30)))
+    shape = tuple(int(n) for n in rng.integers((5, 8, 20), (16, 26, 72)))  # longer than the first halos
     kind = rng.choice(["noise_blobs", "bernoulli", "torus", "plate", "ball", "shell"])
     seed = int(rng.integers(1000))
     if kind == "noise_blobs":
