@@ -20,10 +20,10 @@ from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.kernels import blend, threshold
 from chunkflow.models import load
 from chunkflow.models.predict import predict
-from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Merged, Output, Record, Region, View, iterate
+from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Merged, Output, Record, Region, View
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.scan import Range, range_draft
-from chunkflow.stages.threshold import Above, Histogram, bins_of
+from chunkflow.stages.threshold import Above, Histogram, bins_of, counted
 
 Percentiles = tuple[float, float]
 
@@ -106,9 +106,7 @@ class MergePercentiles:
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
         bins = bins_of(values[self.limits], self.dtype, self.array)
-        counts = np.zeros(bins.count, np.int64)
-        for record in iterate(records["network-histogram"]):
-            counts[record["bin"]] += record["count"]
+        counts = counted(records["network-histogram"], bins)
         low, high = (threshold.percentile(counts, bins, q) for q in self.percentiles)
         if not low < high:
             raise ConfigError(

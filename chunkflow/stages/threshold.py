@@ -8,6 +8,7 @@ from math import prod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chunkflow.backend import array_module
 from chunkflow.errors import ConfigError
@@ -84,6 +85,14 @@ def bins_of(limits: Record, dtype: str, array: str) -> threshold.Bins:
     return threshold.Bins.of_range(low, high, dtype, smoothed=array == "smooth")
 
 
+def counted(records: Sequence[Record], bins: threshold.Bins) -> NDArray[np.int64]:
+    """Counts of the whole volume from those of its blocks."""
+    counts = np.zeros(bins.count, np.int64)
+    for record in iterate(records):
+        counts[record["bin"]] += record["count"]
+    return counts
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeThreshold:
     """The threshold from the counts of all blocks."""
@@ -97,9 +106,7 @@ class MergeThreshold:
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
         bins = bins_of(values[self.limits], self.dtype, self.array)
-        counts = np.zeros(bins.count, np.int64)
-        for record in iterate(records["histogram"]):
-            counts[record["bin"]] += record["count"]
+        counts = counted(records["histogram"], bins)
         value = threshold.otsu(counts, bins) if self.method == "otsu" else threshold.li(counts, bins)
         return Merged({"threshold": np.array([value]), "histogram": counts, "edges": np.asarray(bins.edges)})
 
