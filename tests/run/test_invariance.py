@@ -228,6 +228,21 @@ def test_random_labels_in_random_grids_equal_the_whole_and_the_definitions(seed:
     _check_topology(parts)
 
 
+@pytest.mark.parametrize(
+    "mask", [phantoms.ball((41, 43, 45), 20.3), phantoms.plate((5, 66, 70), 1)], ids=["ball", "plate"]
+)
+def test_objects_wider_than_the_first_halos_are_thinned_as_in_the_whole(mask: np.ndarray, tmp_path: Path) -> None:
+    source = suites.write_volume(tmp_path / "in.ome.zarr", mask.astype(np.uint8))
+    pipeline = cf.Pipeline(
+        [cf.Label(), cf.Skeleton(max_halo=512), cf.Measure()],
+        input=cf.InputOptions(kind="mask"),
+        output=cf.OutputOptions(save=SAVED),
+    )
+    result = pipeline.plan(source, tmp_path / "out", block=(20, 16, 16)).run(on="serial")
+    _check_skeleton(result, (1.0, 1.0, 1.0))
+    _check_topology(result)
+
+
 @pytest.mark.parametrize("connectivity", [6, 18, 26])
 def test_voxels_that_touch_across_a_face_edge_or_corner_of_blocks_are_one_object(
     connectivity: Literal[6, 18, 26], tmp_path: Path
