@@ -6,6 +6,7 @@ back: `find_device` says what it found and why, and the caller prints it.
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -62,6 +63,11 @@ def scipy_module(array: Any, name: str) -> ModuleType:
 
     prefix = "scipy" if array_module(array) is np else "cupyx.scipy"
     return import_module(f"{prefix}.{name}")
+
+
+def available_cores() -> int:
+    """Cores this process may use: what a batch system or a container allows it, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_name() -> str:

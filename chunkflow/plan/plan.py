@@ -9,7 +9,6 @@ a block that does not fit the memory.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
+from chunkflow.backend import available_cores
 from chunkflow.errors import ConfigError, PlanError, UsageError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.scale import Scale
@@ -253,7 +253,7 @@ def make_plan(
         raise UsageError("no output is named", "Give -o OUT, or output: {path: OUT} in the pipeline")
     target = Path(output if output is not None else str(pipeline.output.path))
     source, mask = _open_inputs(pipeline, volume)
-    limit = memory or int(psutil.virtual_memory().total * MEMORY_SHARE / (workers or os.cpu_count() or 1))
+    limit = memory or int(psutil.virtual_memory().total * MEMORY_SHARE / (workers or available_cores()))
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} workers cannot work", "Use 1 or more")
     wanted = block or (pipeline.block if pipeline.block != "auto" else _stored_block(target) if resume else None)

@@ -7,13 +7,12 @@ with their number and little is lost when it dies.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from chunkflow.backend import Device, compute_kind, find_device
+from chunkflow.backend import Device, available_cores, compute_kind, find_device
 from chunkflow.errors import UsageError
 
 R = TypeVar("R")
@@ -155,7 +154,7 @@ def chosen_engine(
     ------
     UsageError : there is no such engine, or nobody answers at the address.
     """
-    count = os.cpu_count() or 1 if workers is None else workers
+    count = available_cores() if workers is None else workers
     if count < 1:
         raise UsageError(f"{count} workers cannot work", "Use 1 or more")
     if client is not None:

@@ -228,9 +228,14 @@ def test_random_labels_in_random_grids_equal_the_whole_and_the_definitions(seed:
     _check_topology(parts)
 
 
-@pytest.mark.parametrize(
-    "mask", [phantoms.ball((41, 43, 45), 20.3), phantoms.plate((5, 66, 70), 1)], ids=["ball", "plate"]
-)
+WIDE = {
+    "ball": phantoms.ball((41, 43, 45), 20.3),
+    "plate": phantoms.plate((5, 66, 70), 1),
+    "shell": phantoms.ball((41, 33, 33), 10.2) & ~phantoms.ball((41, 33, 33), 4.2),  # blocks cut its cavity three times
+}
+
+
+@pytest.mark.parametrize("mask", WIDE.values(), ids=WIDE)
 def test_objects_wider_than_the_first_halos_are_thinned_as_in_the_whole(mask: np.ndarray, tmp_path: Path) -> None:
     source = suites.write_volume(tmp_path / "in.ome.zarr", mask.astype(np.uint8))
     pipeline = cf.Pipeline(
