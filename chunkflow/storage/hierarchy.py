@@ -20,6 +20,7 @@ from chunkflow.errors import InputError, InputNotFoundError
 
 Attributes: TypeAlias = dict[str, Any]
 
+_DEEPEST_SERIES = 3  # row, column and field of a plate
 _IMPORT = "Import it: chunkflow import SOURCE DESTINATION --voxel-um Z Y X"
 
 
@@ -121,9 +122,28 @@ def _several(node: Node, what: str, images: Sequence[str]) -> InputError:
 
 def _series(node: Node) -> list[str]:
     """Images of a bioformats2raw layout: those that its OME group lists, else the numbered folders."""
-    listing = _node(node.path / "OME")
+    return _listed_series(node.path) or _child_images(node)
+
+
+def _listed_series(root: Path) -> list[str]:
+    listing = _node(root / "OME")
     series = listing.ome.get("series") if listing is not None else None
-    return [str(name) for name in series] if isinstance(series, list) and series else _child_images(node)
+    return [str(name) for name in series] if isinstance(series, list) else []
+
+
+def series_metadata(image: Node) -> tuple[Path, int] | None:
+    """The OME-XML that bioformats2raw puts beside its images, and which of them this one is; None without it."""
+    for root in list(image.path.absolute().parents)[:_DEEPEST_SERIES]:
+        file = root / "OME" / "METADATA.ome.xml"
+        node = _node(root) if file.is_file() else None
+        if node is None or "bioformats2raw.layout" not in node.ome:
+            continue
+        name = image.path.absolute().relative_to(root).as_posix()
+        series = _listed_series(root)
+        if series:
+            return (file, series.index(name)) if name in series else None
+        return (file, int(name)) if name.isdecimal() else None
+    return None
 
 
 def _child_images(node: Node) -> list[str]:

@@ -1,6 +1,6 @@
 """OME-Zarr 0.4 and 0.5: which array of an image is meant, where its voxels lie, and the metadata of what we write.
 
-    image.ome.zarr/      group: axes, levels, voxel sizes          open_volume(path) -> Volume of one level,
+    image.ome.zarr/      group: axes, levels, voxel sizes, optics  open_volume(path) -> Volume of one level,
       0/ 1/ 2/           arrays, each level half the one before        channel and time point
       labels/            group: list of names
         objects/         an image like the one above, of object ids
@@ -13,6 +13,7 @@ transformations other than scale and translation are where this ends.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,12 +24,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from chunkflow.errors import InputError, UsageError, nearest
 from chunkflow.geometry.scale import Scale, um_per
 from chunkflow.storage.files import write_atomic
-from chunkflow.storage.hierarchy import Attributes, Node, existing_node, folder_inside, image_node
+from chunkflow.storage.hierarchy import (
+    Attributes,
+    Node,
+    existing_node,
+    folder_inside,
+    image_node,
+    series_metadata,
+)
+from chunkflow.storage.optics import Optics, ome_optics, sane_optics
 from chunkflow.storage.volume import Volume, local_path, open_array
+
+log = logging.getLogger(__name__)
 
 Format: TypeAlias = Literal["0.5", "0.4"]
 
 ZARR_FORMAT = {"0.5": 3, "0.4": 2}
+_OWN = "chunkflow"
+"""Attribute of an image for what OME-Zarr has no word for."""
 _COLORS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
 
 
@@ -77,6 +90,12 @@ def open_volume(
     InputError : if it is not one image with a voxel size, or the choice is missing or not there.
     """
     node = image_node(existing_node(local_path(path)))
+    volume = _level(node, channel, time, level)
+    count, chosen = _count(volume, "c"), _position(volume, "c")
+    return replace(volume, channel=_channel_names(node, count)[chosen], optics=_optics(node, count)[chosen])
+
+
+def _level(node: Node, channel: int | str | None, time: int | None, level: int) -> Volume:
     multiscale = _multiscale(node)
     letters = _letters(node, multiscale)
     if not 0 <= level < len(multiscale.datasets):
@@ -91,18 +110,45 @@ def open_volume(
     return replace(array, at=tuple(chosen[letter] for letter in letters if letter in chosen))
 
 
+def _count(volume: Volume, letter: str) -> int:
+    """Length of an axis of the array, 1 where it has none."""
+    return dict(zip(volume.axes, volume.array.shape, strict=True)).get(letter, 1)
+
+
+def _position(volume: Volume, letter: str) -> int:
+    others = [axis for axis in volume.axes if axis not in "zyx"]
+    return dict(zip(others, volume.at, strict=True)).get(letter, 0)
+
+
+def _optics(node: Node, channels: int) -> tuple[Optics, ...]:
+    """What the image says of each channel: in attributes of our own, else in the OME-XML beside it."""
+    own = node.attributes.get(_OWN)
+    if isinstance(own, dict) and "optics" in own:
+        return sane_optics(own["optics"], channels, f"{node.path / node.metadata_file}")
+    try:
+        found = series_metadata(node)
+        if found is not None:
+            file, image = found
+            return ome_optics(file.read_bytes(), image, channels, str(file))
+    except (OSError, InputError) as error:
+        log.warning("%s: no optics are read (%s)", node.path, error)
+    return ({},) * channels
+
+
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
     """All that an image holds.
 
     channels : their names, empty where they have none
     levels : finest first, each at the first channel and time point
+    optics : what the image says of the optics of each channel
     """
 
     path: str
     channels: tuple[str, ...]
     times: int
     levels: tuple[Volume, ...]
+    optics: tuple[Optics, ...]
 
 
 def image_facts(path: str | Path) -> ImageFacts:
@@ -114,10 +160,11 @@ def image_facts(path: str | Path) -> ImageFacts:
     """
     node = image_node(existing_node(local_path(path)))
     count = len(_multiscale(node).datasets)
-    levels = tuple(open_volume(node.path, channel=0, time=0, level=level) for level in range(count))
-    lengths = dict(zip(levels[0].axes, levels[0].array.shape, strict=True))
-    channels = _channel_names(node, lengths.get("c", 1))
-    return ImageFacts(str(node.path), tuple(channels), lengths.get("t", 1), levels)
+    opened = [_level(node, channel=0, time=0, level=level) for level in range(count)]
+    channels = _count(opened[0], "c")
+    names, optics = _channel_names(node, channels), _optics(node, channels)
+    levels = tuple(replace(level, channel=names[0], optics=optics[0]) for level in opened)
+    return ImageFacts(str(node.path), tuple(names), _count(opened[0], "t"), levels, optics)
 
 
 def _multiscale(node: Node) -> _Multiscale:
@@ -269,6 +316,7 @@ def write_image_group(
     axes: str = "zyx",
     channels: Sequence[Channel] = (),
     labels: bool = False,
+    optics: Sequence[Optics] = (),
 ) -> None:
     """Write the metadata of an image whose arrays lie in subfolders.
 
@@ -278,6 +326,7 @@ def write_image_group(
     axes : one letter per axis of the arrays, of t, c, z, y, x in this order.
     channels : how to show them; may be left out.
     labels : whether the voxels are object ids of the image two folders up.
+    optics : facts of each channel (see `storage.optics`), in an attribute of our own beside those of OME.
     """
     _check_format(format)
     multiscale: Attributes = {
@@ -293,7 +342,8 @@ def write_image_group(
     if labels:
         version = {"version": format} if format == "0.4" else {}
         ome["image-label"] = {**version, "source": {"image": "../../"}}
-    write_group(path, ome, format=format)
+    own: Attributes = {_OWN: {"optics": [dict(facts) for facts in optics]}} if any(optics) else {}
+    write_group(path, ome, format=format, beside=own)
 
 
 def write_labels_group(path: str | Path, names: Sequence[str], *, format: Format = "0.5") -> None:
@@ -301,17 +351,29 @@ def write_labels_group(path: str | Path, names: Sequence[str], *, format: Format
     write_group(path, {"labels": list(names)}, format=format)
 
 
-def write_group(path: str | Path, ome: Attributes | None = None, *, format: Format = "0.5") -> None:
-    """Write the metadata of a zarr group, with OME attributes where there are some; the other format's is removed."""
+def write_group(
+    path: str | Path,
+    ome: Attributes | None = None,
+    *,
+    format: Format = "0.5",
+    beside: Attributes | None = None,
+) -> None:
+    """Write the metadata of a zarr group; the other format's is removed.
+
+    Parameters
+    ----------
+    ome : OME attributes, without the level that 0.5 puts around them.
+    beside : attributes that are none of OME's.
+    """
     _check_format(format)
     folder = local_path(path)
     if format == "0.5":
-        attributes = {"ome": {"version": format, **ome}} if ome else {}
+        attributes = {**({"ome": {"version": format, **ome}} if ome else {}), **(beside or {})}
         write_atomic(folder / "zarr.json", _json({"zarr_format": 3, "node_type": "group", "attributes": attributes}))
         others: tuple[str, ...] = (".zgroup", ".zattrs")
     else:
         write_atomic(folder / ".zgroup", _json({"zarr_format": 2}))
-        write_atomic(folder / ".zattrs", _json(ome or {}))
+        write_atomic(folder / ".zattrs", _json({**(ome or {}), **(beside or {})}))
         others = ("zarr.json",)
     for name in others:
         (folder / name).unlink(missing_ok=True)

@@ -29,6 +29,7 @@ from chunkflow.storage.files import disk_full_reported
 from chunkflow.storage.hierarchy import zarr_kind
 from chunkflow.storage.layout import LONGEST_SHARD, layout_for_core
 from chunkflow.storage.omezarr import ZARR_FORMAT, Channel, Format, write_image_group
+from chunkflow.storage.optics import Optics
 from chunkflow.storage.tiff_image import TiffImage, read_tiff
 from chunkflow.storage.volume import create_array, local_path, open_array
 
@@ -54,6 +55,8 @@ class ImportReport:
     voxel_source: str
     """Where the voxel size was found."""
     channels: tuple[str, ...]
+    optics: tuple[Optics, ...]
+    """What the source says of the optics of each channel (see `storage.optics`), empty where it says nothing."""
 
 
 class _Source(Protocol):
@@ -73,6 +76,8 @@ class _Source(Protocol):
     def voxel_source(self) -> str: ...
     @property
     def channels(self) -> tuple[str, ...]: ...
+    @property
+    def optics(self) -> tuple[Optics, ...]: ...
 
     def fill(self, out: NDArray[Any], *, z: int = 0, c: int = 0, t: int = 0) -> None:
         """Read planes from `z` on into `out`."""
@@ -111,6 +116,7 @@ def import_tiff(
     source, count = _open_sources(sources, axes)
     scale, voxel_source = _scale(source, voxel_um)
     names = _channel_names(source, channels)
+    optics = source.optics
     with disk_full_reported(final), _beside(final) as partial:
         windows = _write_array(source, partial, scale, format, on_plane)
         write_image_group(
@@ -120,11 +126,20 @@ def import_tiff(
             format=format,
             axes=source.axes,
             channels=[Channel(name, window) for name, window in zip(names, windows, strict=True)],
+            optics=optics,
         )
         _check_destination(final, overwrite)
         _replace(partial, final)
     return ImportReport(
-        final, count, source.axes, source.shape, source.dtype.name, scale.voxel_um, voxel_source, tuple(names)
+        destination=final,
+        files=count,
+        axes=source.axes,
+        shape=source.shape,
+        dtype=source.dtype.name,
+        voxel_um=scale.voxel_um,
+        voxel_source=voxel_source,
+        channels=tuple(names),
+        optics=optics,
     )
 
 
@@ -231,7 +246,7 @@ class _Stack:
         self._paths = paths
         self._axes = None if axes is None else axes.lower().replace("z", "")
         first = self._image(0)
-        self.axes, self.dtype, self.channels = first.axes, first.dtype, first.channels
+        self.axes, self.dtype, self.channels, self.optics = first.axes, first.dtype, first.channels, first.optics
         for number in range(len(paths)):
             self._check(self._image(number), first.shape)
         self.name = str(paths[0].parent)
@@ -275,6 +290,7 @@ class _ZarrArray:
         self.voxel_um: MicrometerTriple | None = None
         self.voxel_source = "a zarr array without OME metadata states no voxel size"
         self.channels = ("",) * lengths.get("c", 1)
+        self.optics: tuple[Optics, ...] = ({},) * len(self.channels)
 
     def fill(self, out: NDArray[Any], *, z: int = 0, c: int = 0, t: int = 0) -> None:
         """Read planes from `z` on into `out`, shape (planes, Y, X)."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from chunkflow.errors import InputError, InputNotFoundError
 from chunkflow.geometry.scale import MicrometerTriple
+from chunkflow.storage.optics import Optics, ome_optics
 from chunkflow.storage.tiff_scale import found_scale, ome_channel_names, ome_pixels
 
 Dims: TypeAlias = list[tuple[str, int]]
@@ -45,7 +46,16 @@ class TiffImage:
     """Where the voxel size was found, or why there is none."""
     channels: tuple[str, ...]
     """Name of each channel, empty where it has none."""
+    _ome: tuple[str, int]
+    """OME-XML of the file, empty where it has none, and the number of this image in it."""
     _planes: _Planes
+
+    @property
+    def optics(self) -> tuple[Optics, ...]:
+        """What the file says of the optics of each channel (see `storage.optics`), read on each use."""
+        xml, image = self._ome
+        count = len(self.channels)
+        return ome_optics(xml, image, count, self.name) if xml else ({},) * count
 
     @property
     def array(self) -> NDArray[Any]:
@@ -134,6 +144,7 @@ def _described(path: Path, file: tifffile.TiffFile, axes: str | None) -> TiffIma
         voxel_um=scale.voxel_um,
         voxel_source=scale.source,
         channels=tuple(names) if len(names) == count else ("",) * count,
+        _ome=(file.ome_metadata or "", index),
         _planes=_Planes(path, file, series, dims),
     )
 

@@ -12,7 +12,7 @@ An *absent* file still reads as the fill value: existence is checked with `objec
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,6 +29,7 @@ from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.scale import Scale
 from chunkflow.storage.files import disk_full_reported, object_sizes
 from chunkflow.storage.layout import ArrayLayout, check_aligned, file_positions, layout_for_core, objects_of
+from chunkflow.storage.optics import Optics
 
 __all__ = [
     "ArrayLayout",
@@ -83,6 +84,10 @@ class Volume:
     at: tuple[int, ...]
     """Position along the axes other than z, y, x, in their order."""
     scale: Scale
+    channel: str = ""
+    """Name of the channel chosen, empty where it has none. Filled on opening an image, and not pickled."""
+    optics: Optics = field(default_factory=dict)
+    """What the image says of the optics of that channel (see `storage.optics`). As `channel`."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.scale, self.axes, self.at, self.array.read_only)
