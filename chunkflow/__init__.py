@@ -10,10 +10,12 @@ result.objects, result.branches, result.graph
 from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline
 from chunkflow.plan.plan import Plan
 from chunkflow.run.result import Result, open_result
-from chunkflow.stages.deconvolve import Deconvolve, Psf
+from chunkflow.stages.correct import Correct
+from chunkflow.stages.deconvolve import Deconvolve
 from chunkflow.stages.label import Label
 from chunkflow.stages.measure import Measure
 from chunkflow.stages.predict import Predict
+from chunkflow.stages.psf import Psf
 from chunkflow.stages.resample import Resample
 from chunkflow.stages.skeleton import Skeleton
 from chunkflow.stages.threshold import Threshold
@@ -22,6 +24,7 @@ from chunkflow.storage.omezarr import open_volume
 __version__ = "0.1.0"
 
 __all__ = [
+    "Correct",
     "Deconvolve",
     "InputOptions",
     "Label",

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, wraps
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
@@ -63,6 +65,26 @@ def scipy_module(array: Any, name: str) -> ModuleType:
 
     prefix = "scipy" if array_module(array) is np else "cupyx.scipy"
     return import_module(f"{prefix}.{name}")
+
+
+def pointwise(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `function(xp, *arrays)`, ufuncs of arrays and numbers, callable as `function(*arrays)` for numpy or cupy.
+
+    On a GPU its operations are fused to one kernel, so that memory is read and written once.
+    """
+
+    @cache
+    def compiled(xp: ModuleType) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            return function(xp, *arguments)
+
+        return call if xp is np else xp.fuse(kernel_name=function.__name__.strip("_"))(call)
+
+    @wraps(function)
+    def wrapper(*arguments: Any) -> Any:
+        return compiled(array_module(arguments[0]))(*arguments)
+
+    return wrapper
 
 
 def available_cores() -> int:

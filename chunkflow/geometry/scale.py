@@ -69,6 +69,14 @@ class Scale:
         origin = [t + s for t, s in zip(self.translation_um, shift, strict=True)]
         return Scale(micrometer_triple(voxel, "voxel size"), micrometer_triple(origin, "translation"))
 
+    def shrunk(self, factor: float) -> Scale:
+        """The scale with all lengths divided by a factor."""
+        voxel = [v / factor for v in self.voxel_um]
+        return Scale(
+            micrometer_triple(voxel, "voxel size"),
+            micrometer_triple([t / factor for t in self.translation_um], "translation"),
+        )
+
     def to_json(self) -> dict[str, list[float]]:
         """The same facts as JSON values."""
         return {"voxel_um": list(self.voxel_um), "translation_um": list(self.translation_um)}

@@ -95,6 +95,12 @@ def normalise(psf: NDArray[Any], *, background: float | None = None) -> NDArray[
     return _sum_to_one(_centred(values))
 
 
+def cropped(psf: NDArray[Any], shape: Triple) -> NDArray[np.float32]:
+    """The middle of a PSF, a shape of odd sides no longer than its own: sums to 1, centre kept at shape // 2."""
+    start = [n // 2 - k // 2 for n, k in zip(psf.shape, shape, strict=True)]
+    return _sum_to_one(psf[tuple(slice(a, a + k) for a, k in zip(start, shape, strict=True))].astype(np.float64))
+
+
 def _border_median(values: NDArray[np.float64]) -> float:
     inner = tuple(slice(1, -1) if n > 2 else slice(None) for n in values.shape)
     border = np.ones(values.shape, bool)
@@ -154,7 +160,7 @@ def rms_width(psf: NDArray[Any]) -> NDArray[np.float64]:
     return widths
 
 
-def halo(psf: NDArray[Any], *, iterations: int, tolerance: float) -> Triple:
+def halo(psf: NDArray[Any], *, iterations: int, tolerance: float, reach: float = 1.0) -> Triple:
     """Voxels a tile must read around its core so that Richardson-Lucy agrees with a whole-volume run.
 
     Per axis `min(ceil(a * iterations ** 0.18 * rms), (2 * iterations - 1) * R)` with `a = 4.0 + 1.8 log10(1e-3 /
@@ -168,10 +174,11 @@ def halo(psf: NDArray[Any], *, iterations: int, tolerance: float) -> Triple:
     ----------
     psf : (Pz, Py, Px), sums to 1, centre at shape // 2.
     tolerance : relative L2 difference allowed over the image; fitted for 1e-4 to 1e-2, and 1e-2 is the loosest used.
+    reach : how much further another algorithm looks than plain Richardson-Lucy.
 
     Returns the halo in voxels, z y x.
     """
     a = 4.0 + 1.8 * log10(1e-3 / min(tolerance, 1e-2))
-    wanted = [ceil(a * iterations**0.18 * width) for width in rms_width(psf)]
+    wanted = [ceil(reach * a * iterations**0.18 * width) for width in rms_width(psf)]
     exact = [(2 * iterations - 1) * (n // 2) for n in psf.shape]
     return triple(tuple(min(w, e) for w, e in zip(wanted, exact, strict=True)))

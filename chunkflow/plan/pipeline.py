@@ -18,15 +18,18 @@ import yaml
 from chunkflow.errors import ConfigError, InputNotFoundError, nearest
 from chunkflow.geometry.box import Triple
 from chunkflow.stages.base import Stage
-from chunkflow.stages.deconvolve import Deconvolve, Psf
+from chunkflow.stages.correct import Correct
+from chunkflow.stages.deconvolve import Deconvolve
 from chunkflow.stages.label import Label
 from chunkflow.stages.measure import Measure
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.predict import Predict
+from chunkflow.stages.psf import Psf
 from chunkflow.stages.pyramid import PyramidMode
 from chunkflow.stages.resample import Resample
 from chunkflow.stages.skeleton import Skeleton
 from chunkflow.stages.threshold import Threshold
+from chunkflow.storage.omezarr import open_volume
 from chunkflow.storage.tiff import read_tiff
 
 if TYPE_CHECKING:
@@ -36,9 +39,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STAGES: dict[str, type[Any]] = {
-    stage.key: stage for stage in (Deconvolve, Resample, Predict, Threshold, Label, Skeleton, Measure)
+    stage.key: stage for stage in (Correct, Deconvolve, Resample, Predict, Threshold, Label, Skeleton, Measure)
 }
 """Stages by the name users give them, in the only order that makes sense."""
+
+READ = ("measured", "dark_image", "flat_image")
+"""Parameters that are read from the files that others name, and not written out."""
 
 SAVED = ("image", "probability", "mask", "labels", "skeleton")
 
@@ -54,6 +60,8 @@ class InputOptions:
     mask : OME-Zarr image of the same shape; only its non-zero voxels are used
     missing : "auto" reads missing chunks as zeros and counts them, "fail" refuses them
     nan : "fail" sets blocks with NaN or infinity aside, "zero" reads them as 0
+    expansion : how many times the specimen was swollen (expansion microscopy). Optics are computed in um as the
+        microscope saw them; all else, parameters and results, is in um of the specimen, that is um / expansion
     """
 
     path: str | None = None
@@ -65,9 +73,12 @@ class InputOptions:
     mask: str | None = None
     missing: Literal["auto", "fail"] = "auto"
     nan: Literal["fail", "zero"] = "fail"
+    expansion: float = 1.0
 
     def __post_init__(self) -> None:
         check_parameters(self, "input")
+        if self.expansion <= 0:
+            raise ConfigError(f"input: expansion {self.expansion} is not positive", "Give the factor, for example 4.1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +273,7 @@ def _parse(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         if key not in known:
             raise ConfigError(f"unknown key {key!r} in {where}", nearest(str(key), known))
     if kind is Deconvolve and isinstance(values.get("psf"), Mapping):
-        values = {**values, "psf": _parse(Psf, values["psf"], "deconvolve: psf")}
+        values = {**values, "psf": _parse_psf(values["psf"])}
     if kind is OutputOptions and isinstance(values.get("format"), float):
         values = {**values, "format": str(values["format"])}  # YAML reads an unquoted 0.4 as a number
     try:
@@ -274,6 +285,13 @@ def _parse(kind: type[T], values: Mapping[str, Any], where: str) -> T:
             raise cause from error
         key = ".".join(str(part) for part in first["loc"][:1])
         raise ConfigError(f"{where}: {key} is {first['input']!r}: {first['msg']}", "Correct the value") from error
+
+
+def _parse_psf(values: Mapping[str, Any]) -> Psf | dict[str, Psf]:
+    """One PSF, or one per channel where every value is a PSF of its own."""
+    if values and all(isinstance(value, Mapping) for value in values.values()):
+        return {str(name): _parse(Psf, value, f"deconvolve: psf: {name}") for name, value in values.items()}
+    return _parse(Psf, values, "deconvolve: psf")
 
 
 def _block(value: Any) -> Triple | Literal["auto"]:
@@ -289,28 +307,54 @@ def _relative(path: str | None, folder: Path) -> str | None:
 
 
 def _resolved(stage: T, folder: Path) -> T:
-    """The stage with its paths taken relative to the file, and a measured PSF read."""
-    if isinstance(stage, Deconvolve) and stage.psf.path is not None:
-        path = str(folder / stage.psf.path)
-        return replace(stage, psf=replace(stage.psf, path=path, model="measured", measured=_read_psf(path)))
+    """The stage with its paths taken relative to the file, and the images among its parameters read."""
+    if isinstance(stage, Correct):
+        return replace(stage, **_corrections(stage, folder))
+    if isinstance(stage, Deconvolve):
+        one = stage.psf
+        psf = _read_psf(one, folder) if isinstance(one, Psf) else {k: _read_psf(p, folder) for k, p in one.items()}
+        return replace(stage, psf=psf)
     if isinstance(stage, Predict | OutputOptions) and stage.path is not None:
         return replace(stage, path=str(folder / stage.path))
     return stage
 
 
-def _read_psf(path: str) -> Any:
-    image = read_tiff(path)
-    voxels = image.array
+def _corrections(stage: Correct, folder: Path) -> dict[str, Any]:
+    """Paths and voxels of the dark and flat images that the stage names."""
+    found: dict[str, Any] = {}
+    for name, path in (("dark", stage.dark), ("flat", stage.flat)):
+        if isinstance(path, str):
+            where = str(folder / path)
+            found |= {name: where, f"{name}_image": _read_stack(where, f"correct: the {name} image")}
+    return found
+
+
+def _read_psf(psf: Psf, folder: Path) -> Psf:
+    """The PSF with the voxels of the file it names."""
+    if psf.path is None:
+        return psf
+    path = str(folder / psf.path)
+    return replace(psf, path=path, model="measured", measured=_read_stack(path, "deconvolve: the PSF"))
+
+
+def _read_stack(path: str, called: str) -> Any:
+    """(Z, Y, X) voxels of a TIFF or of an OME-Zarr image; one plane is Z = 1."""
+    if Path(path).is_dir():
+        volume = open_volume(path)
+        return volume.read(volume.box)
+    voxels = read_tiff(path).array
     if voxels.ndim != 3:
-        raise ConfigError(f"deconvolve: the PSF {path} has {voxels.ndim} axes", "Give one stack of planes (z, y, x)")
-    return voxels[...]
+        raise ConfigError(f"{called} {path} has {voxels.ndim} axes", "Give one stack of planes (z, y, x)")
+    return voxels
 
 
 def _plain(value: Any) -> Any:
     """Dataclasses as dicts, tuples as lists, arrays left out: what YAML and JSON hold."""
     if is_dataclass(value) and not isinstance(value, type):
         named = {f.name: getattr(value, f.name) for f in fields(value)}
-        return {name: _plain(v) for name, v in named.items() if name != "measured"}
+        return {name: _plain(v) for name, v in named.items() if name not in READ}
+    if isinstance(value, Mapping):
+        return {name: _plain(v) for name, v in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     return value

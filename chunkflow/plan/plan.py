@@ -96,6 +96,7 @@ class Plan:
     arrays : every array written, by name
     shape, scale : grid of the outputs; levels : scale of each pyramid level by array
     memory : bytes per worker that the plan was fitted to
+    facts : what stages settled, for people: the PSF and where its numbers came from
     warnings : sentences for the user
     """
 
@@ -111,6 +112,7 @@ class Plan:
     scale: Scale
     levels: Mapping[str, Sequence[Scale]]
     memory: int
+    facts: Mapping[str, Any]
     warnings: tuple[str, ...]
 
     @property
@@ -220,6 +222,7 @@ class Plan:
                 }
                 for a in self.arrays.values()
             ],
+            "facts": dict(self.facts),
             "peak_bytes_per_worker": self.peak_bytes,
             "memory_bytes_per_worker": self.memory,
             "warnings": list(self.warnings),
@@ -377,7 +380,8 @@ def _settle(
         scale=flow.scale,
         levels=levels,
         memory=limit,
-        warnings=tuple(_warnings(arrays, seen, source)),
+        facts=flow.facts,
+        warnings=(*_warnings(arrays, seen, source), *flow.warnings),
     )
 
 
@@ -388,18 +392,22 @@ def _drafts(pipeline: Pipeline, source: Volume, mask: Volume | None, block: Trip
         stages.insert(0, Scan())
     elif options.kind == "labels" and not any(isinstance(stage, Label) for stage in stages):
         stages.insert(0, Label())
+    scale = source.scale.shrunk(options.expansion) if options.expansion != 1 else source.scale
     flow = Flow(
         kind=options.kind,
         shape=source.shape,
-        scale=source.scale,
+        scale=scale,
         input_shape=source.shape,
-        input_scale=source.scale,
+        input_scale=scale,
         input_dtype=source.dtype.name,
         block=block,
         save=frozenset(pipeline.output.save),
         wants=frozenset(stage.key for stage in stages),
         nodata=options.nodata,
         has_mask=mask is not None,
+        expansion=options.expansion,
+        channel=source.channel,
+        optics=source.optics,
     )
     drafts: list[Draft] = []
     for stage in stages:

@@ -98,7 +98,7 @@ def _write_groups(plan: Plan, places: Places) -> None:
 def _window(plan: Plan, places: Places) -> tuple[float, float]:
     """Contrast limits of the image: its exact range."""
     passes = {p.name for p in plan.passes}
-    merge = next(name for name in ("resample-range", "deconvolve-range", "range") if name in passes)
+    merge = next(name for name in ("resample-range", "deconvolve-range", "correct-range", "range") if name in passes)
     limits = read_record(merged_path(places.records(merge)))
     return float(limits["low"][0]), float(limits["high"][0])
 

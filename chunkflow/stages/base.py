@@ -204,6 +204,9 @@ class Flow:
     input_range : the merge that holds the exact range of the input
     euler : the pass that records Euler characteristics; graph : the merge that holds the graph
     save : names of the arrays the user keeps; wants : keys of all stages of the pipeline
+    expansion : how many times the specimen was swollen; scales are those of the specimen before that
+    channel, optics : name of the channel, and what the image's metadata says of its optics (see `storage.volume`)
+    facts : what stages decided while planning, for people; warnings : sentences for the user
     """
 
     kind: str
@@ -232,6 +235,17 @@ class Flow:
     filled: str | None = None
     euler: str = ""
     graph: str = ""
+    expansion: float = 1.0
+    channel: str = ""
+    optics: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def optical_um(self) -> tuple[float, float, float]:
+        """The voxel size as the microscope saw it."""
+        z, y, x = self.scale.voxel_um
+        return z * self.expansion, y * self.expansion, x * self.expansion
 
     @property
     def grid(self) -> Grid:

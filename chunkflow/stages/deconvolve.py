@@ -1,8 +1,12 @@
 """Deconvolution on tiles: a lattice that the pipeline fixes, so that no block, memory or machine can move a bit.
 
-Richardson-Lucy has no bounded support that is worth reading; what lies a halo away changes a voxel by less than a
-tolerance, and that is not nothing to a threshold. So the image is cut into tiles that follow from the parameters and
-the PSF alone; a voxel is always computed from the same tile, with the same FFT, whatever the blocks of other passes.
+A restored voxel depends on voxels far away, by ever less. What lies a halo away changes it by less than a tolerance,
+and that is not nothing to a threshold. So the image is cut into tiles that follow from the parameters and the PSF alone;
+a voxel is always computed from the same tile, with the same FFT, whatever the blocks of other passes.
+
+    deconvolve-probe    samples of a few tiles, with the halo and with a wider one
+    deconvolve-check    does the halo keep the tolerance? how many iterations?     stops before any tile is written
+    deconvolve          tiles + halo -> image                                      -> its range
 """
 
 from __future__ import annotations
@@ -13,169 +17,320 @@ from math import prod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chunkflow.backend import array_module
 from chunkflow.errors import ConfigError, PlanError, nearest
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
-from chunkflow.kernels import deconvolve, psf
-from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Output, View
+from chunkflow.kernels.blur import Edges
+from chunkflow.kernels.deconvolve import LARGEST_TOTAL_VARIATION, Algorithm
+from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Output, Record, View
 from chunkflow.stages.parameters import check_parameters
+from chunkflow.stages.probe import MergeProbes, Probe, probe_boxes
+from chunkflow.stages.psf import Psf, PsfOnGrid
+from chunkflow.stages.restoration import ALGORITHMS, Choice, Method, Restoration, halo
 from chunkflow.stages.scan import Range, range_draft
 
-ALGORITHMS = ("richardson-lucy",)
+HEADROOM = 4.0
+"""A restored peak over the brightest raw voxel, for which the automatic scale of a uint16 image leaves room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Psf:
-    """A point-spread function: a Gaussian by its full widths, or one measured at the image's voxel size.
+class RestoreTile:
+    """One tile: reads core and halo, returns the core. The PSF is a constant of the plan.
 
-    fwhm_um : full width at half maximum in z, y, x
-    path : TIFF of a measured PSF
-    measured : (Z, Y, X) its voxels; filled in from `path` when a pipeline is read
+    scale : grey values of a uint16 image per unit, None for the automatic one
     """
 
-    model: Literal["gaussian", "measured"] = "gaussian"
-    fwhm_um: tuple[float, float, float] | None = None
-    path: str | None = None
-    measured: Any = None
-
-    def __post_init__(self) -> None:
-        check_parameters(self, "deconvolve: psf")
-        if self.path is None and self.measured is None:
-            if self.fwhm_um is None:
-                raise ConfigError("deconvolve: psf needs fwhm_um or path", "For example fwhm_um: [0.6, 0.25, 0.25]")
-            if min(self.fwhm_um) <= 0:
-                raise ConfigError(f"deconvolve: psf fwhm_um {list(self.fwhm_um)} is not positive", "Give widths in um")
-
-    def on_grid(self, voxel_um: tuple[float, float, float]) -> NDArray[np.float32]:
-        """The PSF at a voxel size, float32, sums to 1, centred at shape // 2."""
-        if self.measured is not None:
-            return psf.normalise(self.measured)
-        if self.fwhm_um is None:
-            raise ConfigError(f"deconvolve: psf {self.path} was not read", "Load the pipeline with Pipeline.from_yaml")
-        return psf.gaussian(self.fwhm_um, voxel_um)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RichardsonLucy:
-    """One tile: reads core and halo, returns the core. The PSF is a constant of the plan."""
-
-    iterations: int
-    background: float
+    restoration: Restoration
     halo: Triple
-    psf_shape: Triple
+    check: str
+    dtype: str
+    scale: float | None
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     produces: ClassVar[tuple[str, ...]] = ("deconvolved",)
     on_device: ClassVar[bool] = True
 
     def reads(self, out: Box) -> Mapping[str, Box]:
-        return {"input": out.grow(self.halo)}
+        return self.restoration.read_box(out, self.halo)
 
     def run(self, view: View, out: Box) -> Output:
-        image = view.regions["input"]
-        xp = array_module(image.data)
-        # One flat start for the whole volume, or the tiles would differ. With no background its size cancels.
-        limits = view.values["range"]
-        start = float(limits["low"][0] + limits["high"][0]) / 2
-        restored = deconvolve.richardson_lucy(
-            image.data.astype(xp.float32),
-            xp.asarray(view.values[""]["psf"]),
-            iterations=self.iterations,
-            background=self.background,
-            start=max(start - self.background, 1e-3 * max(start, 1.0)),
+        image = view.regions[self.restoration.source]
+        limits = view.values[self.restoration.limits]
+        iterations = int(view.values[self.check]["iterations"][0])
+        restoration = replace(self.restoration, iterations=iterations)
+        restored = restoration.restored(image, out, self.halo, view.values[""], restoration.start(limits))
+        if self.dtype == "float32":
+            return Output(arrays={"deconvolved": restored.copy()})
+        top = np.iinfo(self.dtype).max
+        scale = self.scale if self.scale is not None else top / (HEADROOM * max(float(limits["high"][0]), 1e-30))
+        xp = array_module(restored)
+        scaled = xp.rint(restored * np.float32(scale))
+        beyond = (scaled < 0) | (scaled > top)
+        return Output(
+            arrays={"deconvolved": scaled.clip(0, top).astype(self.dtype)},
+            record={"clipped": np.array([int(beyond.sum())], np.int64)},
         )
-        return Output(arrays={"deconvolved": restored[out.relative_to(image.box.start).slices]})
 
     def working_bytes(self, out: Triple) -> int:
-        read = triple(tuple(n + 2 * h for n, h in zip(out, self.halo, strict=True)))
-        return deconvolve.working_set_bytes(read, self.psf_shape) + 4 * prod(read)
+        return self.restoration.working_bytes(out, self.halo) + (0 if self.dtype == "float32" else 12 * prod(out))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deconvolve:
     """Restore the image with its PSF, tile by tile.
 
-    psf : see `Psf`
-    iterations : once for the whole volume; stopping per tile would make seams
+    psf : see `Psf`; or one per channel by name, of which the chosen channel's is used
+    algorithm : one of `chunkflow.stages.restoration.ALGORITHMS`
+    iterations : once for the whole volume; stopping per tile would make seams. By default 10, and 2 for the algorithms
+        with a back projector of their own, which diverge
+    regularization : the algorithm's lambda, alpha or eps, see its docstring in `kernels.deconvolve`, `kernels.inverse`
+    step : of the gradient algorithms, in units of the longest that is sure to converge for |H| <= 1, below 2
+    momentum : extrapolate between iterations, by a schedule fixed beforehand
+    bounds : least and largest grey value of bounded-landweber
     background : grey values of the camera's offset and of haze, part of the model h * x + b
-    edges : "extended": the estimate reaches beyond the image by the PSF's support
-    tolerance : how far from a whole-volume run a voxel may be (relative L2 over the image); decides the halo
+    edges : "extended": the estimate reaches beyond the image by the PSF's support; "reflect": the image is mirrored
+        first; "zero": nothing shines out there; "circular": the image repeats itself, which takes it whole in one tile
+    tolerance : how far from a whole-volume run a tile may be (relative L2); decides the halo, and is checked on samples
     tile, halo : voxels per axis, or "auto"
+    dtype : of the restored image
+    scale : grey values per unit of a uint16 image; "auto" gives four times the brightest raw voxel the highest value.
+        What is beyond is clipped and counted. What follows, thresholds too, sees the scaled values
+    negative : whether negative voxels count as 0 ("clip") or stop the run ("fail")
     """
 
-    psf: Psf
+    psf: Psf | dict[str, Psf]
     algorithm: str = "richardson-lucy"
-    iterations: int = 10
+    iterations: int | None = None
+    regularization: float | None = None
+    step: float | None = None
+    momentum: bool = False
+    bounds: tuple[float, float] | None = None
     background: float = 0.0
-    edges: Literal["extended"] = "extended"
+    edges: Edges = "extended"
     tolerance: float = 1e-3
     tile: Triple | Literal["auto"] = "auto"
     halo: Triple | Literal["auto"] = "auto"
+    dtype: Literal["float32", "uint16"] = "float32"
+    scale: float | Literal["auto"] = "auto"
+    negative: Literal["clip", "fail"] = "clip"
 
     key: ClassVar[str] = "deconvolve"
 
     def __post_init__(self) -> None:
         check_parameters(self, self.key)
+        if isinstance(self.psf, dict) and not (self.psf and all(isinstance(one, Psf) for one in self.psf.values())):
+            raise ConfigError(f"deconvolve: psf is {self.psf!r}", "Give a Psf, or a Psf for each channel by name")
         if self.algorithm not in ALGORITHMS:
             raise ConfigError(f"deconvolve: unknown algorithm {self.algorithm!r}", nearest(self.algorithm, ALGORITHMS))
-        if self.iterations < 1:
+        if self.iterations is not None and self.iterations < 1:
             raise ConfigError(f"deconvolve: {self.iterations} iterations restore nothing", "Use 1 or more, say 10")
         if not 0 < self.tolerance < 1:
             raise ConfigError(f"deconvolve: tolerance {self.tolerance} is not between 0 and 1", "Use 1e-3")
         if self.background < 0:
             raise ConfigError(f"deconvolve: background {self.background} is negative", "Use 0 or the camera's offset")
+        if self.scale != "auto" and self.scale <= 0:
+            raise ConfigError(f"deconvolve: scale {self.scale} is not positive", "Use auto, or grey values per unit")
+        if self.scale != "auto" and self.dtype == "float32":
+            raise ConfigError("deconvolve: scale is given for a float32 image", "Leave it out, or set dtype: uint16")
+        if self.halo != "auto" and min(self.halo) < 0:
+            raise ConfigError(f"deconvolve: halo {list(self.halo)} is negative", "Use auto, or voxels for z, y, x")
+        if self.tile != "auto" and min(self.tile) < 1:
+            raise ConfigError(f"deconvolve: tile {list(self.tile)} is not positive", "Use auto, or voxels for z, y, x")
+        self._check_algorithm()
 
-    def halo_for(self, kernel: NDArray[np.float32]) -> Triple:
-        """Voxels a tile reads beyond its core: given, or the rule of `kernels.psf.halo`."""
-        if self.halo != "auto":
-            return self.halo
-        return psf.halo(kernel, iterations=self.iterations, tolerance=self.tolerance)
+    def _check_algorithm(self) -> None:
+        """Parameters that the algorithm does not have, or that would make it diverge."""
+        known = ALGORITHMS[self.algorithm]
+        given = {
+            "iterations": self.iterations is not None and not known.iterations,
+            "regularization": self.regularization is not None and known.regularization is None,
+            "step": self.step is not None and not known.gradient,
+            "momentum": self.momentum and not known.has_momentum,
+            "bounds": self.bounds is not None and self.algorithm != "bounded-landweber",
+        }
+        for name, foreign in given.items():
+            if foreign:
+                raise ConfigError(f"deconvolve: {self.algorithm} has no {name}", "Leave it out")
+        if self.regularization is not None and self.regularization <= 0:
+            raise ConfigError(f"deconvolve: regularization {self.regularization} is not positive", "Leave it out")
+        if self.algorithm == "richardson-lucy-tv" and (self.regularization or 0) >= LARGEST_TOTAL_VARIATION:
+            raise ConfigError(
+                f"deconvolve: total variation with regularization {self.regularization} diverges",
+                f"Use less than {LARGEST_TOTAL_VARIATION:.2f}; 0.002 to 0.1 are usual",
+            )
+        if self.algorithm == "bounded-landweber" and self.bounds is None:
+            raise ConfigError("deconvolve: bounded-landweber needs bounds", "For example bounds: [0, 65535]")
+        if self.bounds is not None and self.bounds[0] >= self.bounds[1]:
+            raise ConfigError(f"deconvolve: bounds {list(self.bounds)} are empty", "Give the least, then the largest")
+        if known.gradient and not 0 < (1.0 if self.step is None else self.step) * (1 + self._strength(known)) < 2:
+            raise ConfigError(
+                f"deconvolve: {self.algorithm} diverges with step {self.step}",
+                f"Use a step under {2 / (1 + self._strength(known)):.2f}",
+            )
+
+    def _strength(self, known: Any) -> float:
+        """What the penalty adds to the largest gain of a gradient step."""
+        if self.algorithm not in ("tikhonov-miller", "ictm"):
+            return 0.0
+        return float(self.regularization if self.regularization is not None else known.regularization)
+
+    def method(self, on_grid: PsfOnGrid) -> Method:
+        """The algorithm's strategy object, defaults filled in."""
+        known = ALGORITHMS[self.algorithm]
+        return known.make(
+            Choice(
+                regularization=self.regularization or known.regularization or 0.0,
+                step=1.0 if self.step is None else self.step,
+                momentum=self.momentum,
+                bounds=self.bounds,
+                fwhm_vox=on_grid.fwhm_vox,
+            )
+        )
+
+    @property
+    def count(self) -> int:
+        """Iterations, the default filled in; 0 for the linear algorithms."""
+        return self.iterations or ALGORITHMS[self.algorithm].iterations
+
+    def psf_for(self, channel: str) -> Psf:
+        """The PSF of a channel.
+
+        Raises
+        ------
+        PlanError : PSFs are named by channel, and this one has none.
+        """
+        if isinstance(self.psf, Psf):
+            return self.psf
+        if channel not in self.psf:
+            raise PlanError(
+                f"deconvolve: channel {channel!r} has no PSF", f"Name it under psf: beside {', '.join(self.psf)}"
+            )
+        return self.psf[channel]
 
     def tile_for(self, halo: Triple, shape: Triple) -> Triple:
         """The core of a tile: given, or 128 per axis, 256 where the halo exceeds 32, never longer than the volume."""
+        if self.edges == "circular":
+            return shape
         tile = triple(tuple(256 if h > 32 else 128 for h in halo)) if self.tile == "auto" else self.tile
         return triple(tuple(min(t, n) for t, n in zip(tile, shape, strict=True)))
 
-    def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
-        kernel = self.psf.on_grid(flow.scale.voxel_um)
-        flat = tuple(axis for axis, n in enumerate(flow.shape) if n == 1)
-        kernel = kernel.sum(axis=flat, keepdims=True)  # an image of one plane holds no blur across it
-        if any(k > n for k, n in zip(kernel.shape, flow.shape, strict=True)):
-            raise PlanError(
-                f"deconvolve: the PSF has {kernel.shape} voxels, more than the volume's {flow.shape}",
-                "Crop the PSF, check fwhm_um against the voxel size, or leave deconvolve out",
-            )
-        halo = self.halo_for(kernel)
-        grid = Grid(flow.shape, self.tile_for(halo, flow.shape))
-        name = "deconvolved" if "resample" in flow.wants else "image"
-        restore = RichardsonLucy(
-            iterations=self.iterations,
-            background=self.background,
-            halo=halo,
-            psf_shape=triple(kernel.shape),
+    def halo_for(self, on_grid: PsfOnGrid, method: Method, shape: Triple) -> Triple:
+        """Voxels a tile reads beyond its core: given, or the rule for the algorithm."""
+        if self.edges == "circular":
+            return 0, 0, 0
+        if self.halo != "auto":
+            return self.halo
+        return halo(
+            on_grid.kernels,
+            method,
+            name=self.algorithm,
+            iterations=self.count,
+            tolerance=self.tolerance,
+            largest=triple(
+                tuple(min(t, n - 1) for t, n in zip(self.tile_for((33, 33, 33), shape), shape, strict=True))
+            ),
         )
-        steps: tuple[BlockStep, ...] = (restore, Range(array="deconvolved", valid=flow.valid))
-        written = ArraySpec(name=name, dtype="float32", product="deconvolved")
+
+    def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
+        on_grid = self.psf_for(flow.channel).on_grid(flow.optical_um, flow.shape, flow.optics)
+        method = self.method(on_grid)
+        self._check_fits(on_grid, method, flow)
+        reach = self.halo_for(on_grid, method, flow.shape)
+        grid = Grid(flow.shape, self.tile_for(reach, flow.shape))
+        assert flow.image is not None
+        restoration = Restoration(
+            method=method,
+            iterations=self.count,
+            background=self.background,
+            edges=self.edges,
+            source=flow.image,
+            limits=flow.image_range,
+            psf_shape=triple(on_grid.kernels.shape[1:]),
+            psfs=len(on_grid.kernels),
+        )
+        constants: Record = {"psf": on_grid.kernels, "psf_planes": on_grid.planes}
+        before = self._probes(restoration, reach, grid, constants)
+        name = "deconvolved" if "resample" in flow.wants else "image"
+        steps: tuple[BlockStep, ...] = (
+            RestoreTile(
+                restoration=restoration,
+                halo=reach,
+                check="deconvolve-check",
+                dtype=self.dtype,
+                scale=None if self.scale == "auto" else self.scale,
+            ),
+            Range(array="deconvolved", valid=flow.valid),
+        )
         tiles = Draft(
             name="deconvolve",
             grid=grid,
             steps=steps,
-            writes=(written,),
-            needs=("range",),
-            constants={"psf": kernel},
+            writes=(ArraySpec(name=name, dtype=self.dtype, product="deconvolved"),),
+            needs=(flow.image_range, "deconvolve-check"),
+            constants=constants,
             tiled=True,
         )
         merge = range_draft(scan="deconvolve", merge="deconvolve-range", grid=grid)
         after = replace(
             flow,
             image=name,
-            image_dtype="float32",
+            image_dtype=self.dtype,
             image_range="deconvolve-range",
             signal=name,
-            signal_dtype="float32",
+            signal_dtype=self.dtype,
             signal_range="deconvolve-range",
+            facts={**flow.facts, "psf": on_grid.facts},
+            warnings=(*flow.warnings, *on_grid.warnings),
         )
-        return (tiles, merge), after
+        return (*before, tiles, merge), after
+
+    def _check_fits(self, on_grid: PsfOnGrid, method: Method, flow: Flow) -> None:
+        shape = on_grid.kernels.shape[1:]
+        if any(k > n for k, n in zip(shape, flow.shape, strict=True)):
+            raise PlanError(
+                f"deconvolve: the PSF has {shape} voxels, more than the volume's {flow.shape}",
+                "Crop the PSF, check fwhm_um against the voxel size, or leave deconvolve out",
+            )
+        if len(on_grid.kernels) > 1 and not isinstance(method, Algorithm):
+            raise PlanError(
+                f"deconvolve: {self.algorithm} takes one PSF, and the depth asks for {len(on_grid.kernels)}",
+                "Use an iterative algorithm, or leave slab_um out",
+            )
+        if (
+            self.edges == "circular"
+            and self.tile != "auto"
+            and any(t < n for t, n in zip(self.tile, flow.shape, strict=True))
+        ):
+            raise PlanError(
+                f"deconvolve: circular edges with tiles of {list(self.tile)}: only the whole volume repeats itself",
+                "Leave tile out, or use extended edges",
+            )
+
+    def _probes(self, restoration: Restoration, reach: Triple, grid: Grid, constants: Record) -> tuple[Draft, ...]:
+        """The samples, where tiles are cut at all, and what is decided from them."""
+        probe = Draft(
+            name="deconvolve-probe",
+            grid=grid,
+            steps=(Probe(restoration=restoration, halo=reach, tolerance=self.tolerance, samples=probe_boxes(grid)),),
+            needs=(restoration.limits,),
+            constants=constants,
+            tiled=True,
+        )
+        probes = (probe,) if len(grid) > 1 else ()
+        check = Draft(
+            name="deconvolve-check",
+            grid=grid,
+            merge=MergeProbes(
+                source=probe.name if probes else None,
+                limits=restoration.limits,
+                halo=reach,
+                tolerance=self.tolerance,
+                iterations=self.count,
+                negative=self.negative,
+            ),
+            needs=(restoration.limits, *(p.name for p in probes)),
+            tiled=True,
+        )
+        return (*probes, check)

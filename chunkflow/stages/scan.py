@@ -98,7 +98,8 @@ class Copy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """Exact minimum and maximum of the usable voxels of one array, and how often a block has them and its median.
+    """Exact minimum and maximum of the usable voxels of one array, how often a block has them and its median, and the
+    number of negative ones.
 
     Padding is counted exactly where it is the smallest or the largest value; any other value where it fills more than
     half of a block, because it is the median then.
@@ -107,7 +108,7 @@ class Range:
     array: str
     valid: str | None
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     produces: ClassVar[tuple[str, ...]] = ()
     on_device: ClassVar[bool] = True
 
@@ -127,6 +128,7 @@ class Range:
         record["common"] = np.array(list(common))
         record["common_count"] = np.array(list(common.values()), np.int64)
         record["count"] = np.array([values.size], np.int64)
+        record["negative"] = np.array([int((values < 0).sum())], np.int64)
         return Output(record=record)
 
     def working_bytes(self, out: Triple) -> int:
@@ -135,20 +137,26 @@ class Range:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeRange:
-    """Range of the whole volume; the most common value and a lower bound of how often it occurs."""
+    """Range of the whole volume; the most common value and a lower bound of how often it occurs.
+
+    Exact counts: `count` of usable voxels, `at_high` of those with the largest value, `negative`, and `clipped` where
+    the step before counts what it clips.
+    """
 
     source: str
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        low, high, count = np.inf, -np.inf, 0
+        low, high, count, negative, clipped = np.inf, -np.inf, 0, 0, 0
         common: dict[float, int] = {}
         for record in iterate(records[self.source]):
             here = int(record["count"][0])
+            clipped += int(record["clipped"][0]) if "clipped" in record else 0
             if here == 0:
                 continue
             count += here
+            negative += int(record["negative"][0])
             low, high = min(low, float(record["low"][0])), max(high, float(record["high"][0]))
             for value, times in zip(record["common"].tolist(), record["common_count"].tolist(), strict=True):
                 common[value] = common.get(value, 0) + times
@@ -165,6 +173,9 @@ class MergeRange:
                 "count": np.array([count], np.int64),
                 "common": np.array([value]),
                 "common_count": np.array([times], np.int64),
+                "at_high": np.array([common[high]], np.int64),
+                "negative": np.array([negative], np.int64),
+                "clipped": np.array([clipped], np.int64),
             }
         )
 
@@ -186,7 +197,7 @@ class Scan:
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         """Range of the usable raw voxels; their marks and a copy of the image, where no later stage makes them."""
         excluded = flow.nodata is not None or flow.has_mask
-        copies = "image" in flow.save and not flow.wants & {"deconvolve", "resample"}
+        copies = "image" in flow.save and not flow.wants & {"correct", "deconvolve", "resample"}
         steps: list[BlockStep] = []
         writes: list[ArraySpec] = []
         if excluded:

@@ -148,7 +148,7 @@ def differences(result: Result, expected: Result) -> list[str]:
     ]
 
 
-MERGES = ("threshold", "percentiles", "graph")
+MERGES = ("correct-levels", "threshold", "percentiles", "graph")
 """Merges that leave more than the files show: every bin of a histogram tells of voxels that no threshold met."""
 
 

@@ -1,0 +1,164 @@
+"""Samples of a deconvolution before it starts: does the halo keep the tolerance, and how many iterations are best?
+
+A sample is a box in the middle of a tile of the lattice, restored once from the image grown by the halo, as its tile
+will be, and once from one grown by more than twice as much, which stands for the whole volume. The sample is smaller than the
+tile, so it lies nearer to what the halo cuts off, and its difference is no smaller than that of the tile's core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+
+from chunkflow.backend import to_host
+from chunkflow.errors import InputError, PlanError
+from chunkflow.geometry.box import Box, Triple, triple
+from chunkflow.geometry.grid import Grid
+from chunkflow.stages.base import Merged, Output, Record, View, iterate
+from chunkflow.stages.restoration import Restoration, wider
+
+SIDE = 48
+"""Voxels along a sample; less where the tile has less."""
+SAMPLES = 4
+WIDEST = 2.25
+"""The halo that stands for the whole volume, in units of the halo."""
+TRIED = (1.0, 1.25, 1.5, 1.75)
+"""Halos that a remedy may name, in units of the halo."""
+SEED = 20
+
+
+def probe_boxes(grid: Grid) -> tuple[tuple[Triple, Box], ...]:
+    """(start of the tile's core, sample): the middle tile of the lattice, and some that a fixed seed picks."""
+    middle = grid.index(triple(tuple((n - 1) // 2 for n in grid.counts)))
+    others = np.random.default_rng(SEED).permutation(len(grid))[:SAMPLES]
+    chosen = list(dict.fromkeys([middle, *others.tolist()]))[: min(SAMPLES, max(1, len(grid) // 2))]
+    found = []
+    for index in chosen:
+        core = grid.core_of(index)
+        side = triple(tuple(min(SIDE, n) for n in core.shape))
+        start = triple(tuple(a + (n - s) // 2 for a, n, s in zip(core.start, core.shape, side, strict=True)))
+        stop = triple(tuple(a + s for a, s in zip(start, side, strict=True)))
+        found.append((core.start, Box(start, stop)))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Restores the samples; tiles without one read nothing and record nothing.
+
+    Records `power` and `error` (C,): the sum of squares of the sample, and of its difference at each halo of `TRIED`
+    (NaN where a smaller one kept the tolerance).
+    """
+
+    restoration: Restoration
+    halo: Triple
+    tolerance: float
+    samples: tuple[tuple[Triple, Box], ...]
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ()
+    on_device: ClassVar[bool] = True
+
+    def _sample(self, out: Box) -> Box | None:
+        return dict(self.samples).get(out.start)
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        sample = self._sample(out)
+        return {} if sample is None else self.restoration.read_box(sample, wider(self.halo, WIDEST))
+
+    def run(self, view: View, out: Box) -> Output:
+        sample = self._sample(out)
+        if sample is None:
+            return Output()
+        image = view.regions[self.restoration.source]
+        start = self.restoration.start(view.values[self.restoration.limits])
+
+        def restored(factor: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+            halo = wider(self.halo, factor)
+            box = sample.grow(halo).clip(image.box)
+            near = type(image)(box, image.cut(box))
+            values = self.restoration.restored(near, sample, halo, view.values[""], start)
+            return np.asarray(to_host(values), np.float64)
+
+        expected = restored(WIDEST)
+        power = float((expected**2).sum())
+        error = np.full(len(TRIED), np.nan)
+        for index, factor in enumerate(TRIED):
+            error[index] = ((restored(factor) - expected) ** 2).sum()
+            if error[index] <= self.tolerance**2 * power:
+                break
+        return Output(record={"power": np.array([power]), "error": error})
+
+    def working_bytes(self, out: Triple) -> int:
+        side = triple(tuple(min(SIDE, n) for n in out))
+        return self.restoration.working_bytes(side, wider(self.halo, WIDEST)) + 3 * 8 * prod(side)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeProbes:
+    """What the tiles go by: `iterations`, and `difference`, the largest relative one of a sample (NaN without any).
+
+    negative : "fail" refuses an image with negative voxels, "clip" counts them as 0
+    """
+
+    source: str | None
+    limits: str
+    halo: Triple
+    tolerance: float
+    iterations: int
+    negative: str
+
+    version: ClassVar[int] = 1
+
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
+        negative = int(values[self.limits]["negative"][0])
+        if negative and self.negative == "fail":
+            raise InputError(
+                f"deconvolve: {negative} voxels of the image are negative",
+                "Correct the background, or let them count as 0 with negative: clip",
+            )
+        difference = self._checked(records)
+        return Merged(
+            {"iterations": np.array([self.iterations], np.int64), "difference": np.array([difference], np.float64)}
+        )
+
+    def _checked(self, records: Mapping[str, Sequence[Record]]) -> float:
+        """The difference at the halo.
+
+        Raises
+        ------
+        PlanError : it is beyond the tolerance; the halo that would do is named.
+        """
+        if self.source is None:
+            return float("nan")
+        worst = np.zeros(len(TRIED))
+        for record in iterate(records[self.source]):
+            if "error" in record and record["power"][0] > 0:
+                relative = np.sqrt(record["error"] / record["power"][0])
+                worst = np.maximum(worst, np.where(np.isnan(relative), 0.0, relative))
+        if worst[0] <= self.tolerance:
+            return float(worst[0])
+        enough = [factor for factor, each in zip(TRIED, worst, strict=True) if each <= self.tolerance]
+        remedy = (
+            f"Set deconvolve: {{halo: {list(wider(self.halo, enough[0]))}}}"
+            if enough
+            else f"Set a halo of more than {list(wider(self.halo, TRIED[-1]))}"
+        )
+        raise PlanError(
+            f"deconvolve: with a halo of {list(self.halo)} voxels tiles differ from the whole volume by "
+            f"{worst[0]:.1e}, more than the tolerance of {self.tolerance:.1e}",
+            f"{remedy}, fewer iterations, or a tolerance of {_rounded_up(worst[0]):.0e}",
+        )
+
+    def working_bytes(self, blocks: int) -> int:
+        return 200 * blocks
+
+
+def _rounded_up(value: float) -> float:
+    """A number of one digit that is not smaller."""
+    digit = 10.0 ** np.floor(np.log10(value))
+    return float(np.ceil(value / digit) * digit)

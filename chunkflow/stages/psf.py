@@ -1,0 +1,434 @@
+"""The PSF a user names: a width, a file, a model with its optics, or a microscope and its objective.
+
+What the user leaves out is taken from the image's metadata where it is there, and else assumed; `PsfOnGrid.facts` says of
+every number where it came from. The numerical aperture and the wavelength are never assumed: who does not know them is
+asked.
+
+    microscope, objective "63x/1.4 oil"  ->  model, na, indices, magnification  ->  voxels  ->  cut to where light is
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import ceil
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkflow.errors import ConfigError, nearest
+from chunkflow.geometry.box import Triple, triple
+from chunkflow.kernels import extent, optics, psf
+from chunkflow.kernels.layers import DESIGN_COVERSLIP_INDEX, Model as Light, Optics
+from chunkflow.stages.parameters import check_parameters
+
+Model = Literal[
+    "gaussian",
+    "measured",
+    "born-wolf",
+    "gibson-lanni",
+    "richards-wolf",
+    "variable-index",
+    "confocal",
+    "spinning-disk",
+    "light-sheet",
+]
+Microscope = Literal["widefield", "confocal", "spinning-disk", "light-sheet"]
+
+OF_MICROSCOPE: Mapping[str, Model] = {
+    "widefield": "gibson-lanni",
+    "confocal": "confocal",
+    "spinning-disk": "spinning-disk",
+    "light-sheet": "light-sheet",
+}
+IMMERSION = {"air": 1.0, "dry": 1.0, "water": 1.333, "silicone": 1.406, "glycerol": 1.46, "oil": 1.515}
+"""Refractive indices by the words on objectives (23 C, yellow light)."""
+OBJECTIVE = re.compile(
+    r"(?:(?P<magnification>\d+(?:\.\d+)?)\s*[x×]\s*/?\s*)?(?P<na>\d*\.\d+|\d+)\s*(?P<medium>[a-z]+)?$", re.I
+)
+
+ASSUMED = {"pinhole_au": 1.0, "pinhole_um": 50.0, "sample_index": 1.333, "sheet_um": 2.0}
+"""Taken where neither the user nor the image says: a pinhole of one Airy unit, 50 um of a spinning disk, water."""
+STOKES = 0.94
+"""Excitation over emission wavelength where only the latter is known: 490 nm for 520 nm."""
+
+NYQUIST = 0.5
+"""Voxels over the full width at half maximum above which a PSF is under-sampled."""
+LARGEST_SIDE = 129
+"""Voxels of a computed PSF along an axis at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Psf:
+    """A point-spread function.
+
+    Give one of
+        fwhm_um : full widths at half maximum in z, y, x of a Gaussian
+        path : TIFF or OME-Zarr of a measured PSF, at the image's voxel size
+        microscope : widefield, confocal, spinning-disk or light-sheet; chooses the model
+        model : the model itself (`chunkflow.kernels.optics`)
+    Optics, in the units of data sheets
+        objective : what is written on it, "63x/1.4 oil"; na, magnification, immersion_index : or one by one
+        emission_nm, excitation_nm : wavelengths in vacuum; excitation only where light is confined
+        sample_index : of what the specimen is mounted in; depth_um : of the specimen below the coverslip
+        index_profile : ((depth um, index), ...) of a specimen whose index varies
+        coverslip_um, coverslip_index : of the glass used
+        pinhole_au : diameter in Airy units; pinhole_um : of a spinning disk's
+        sheet_um : full width at half maximum of a light sheet; tilt_degrees : against the focal plane
+        vectorial : polarised light (richards-wolf) instead of scalar in confocal and light-sheet models
+    Depth
+        slab_um : a PSF of its own every so many um of depth, interpolated between; the first plane of the image is at
+            `depth_um`. The objects are where they are then, not where the mismatch shows them
+    Extent
+        energy, floor : a computed PSF is cut where the rest holds less than 1 - energy of the light, or is darker than
+            `floor` times the peak (widefield light never ends along z); at most 129 voxels and the image
+        size : voxels in z, y, x instead
+    measured : (Z, Y, X) voxels; filled in from `path` when a pipeline is read
+    """
+
+    model: Model | None = None
+    microscope: Microscope | None = None
+    fwhm_um: tuple[float, float, float] | None = None
+    path: str | None = None
+    objective: str | None = None
+    na: float | None = None
+    magnification: float | None = None
+    immersion_index: float | None = None
+    emission_nm: float | None = None
+    excitation_nm: float | None = None
+    sample_index: float | None = None
+    depth_um: float = 0.0
+    index_profile: tuple[tuple[float, float], ...] | None = None
+    coverslip_um: float = 170.0
+    coverslip_index: float = DESIGN_COVERSLIP_INDEX
+    pinhole_au: float | None = None
+    pinhole_um: float | None = None
+    sheet_um: float | None = None
+    tilt_degrees: float = 0.0
+    vectorial: bool = False
+    slab_um: float | None = None
+    energy: float = 0.98
+    floor: float = 2e-3
+    size: Triple | None = None
+    measured: Any = None
+
+    def __post_init__(self) -> None:
+        if self.index_profile is not None:
+            object.__setattr__(self, "index_profile", tuple(tuple(pair) for pair in self.index_profile))
+        check_parameters(self, "deconvolve: psf")
+        if self.measured is not None or self.path is not None:
+            object.__setattr__(self, "model", "measured")
+            return
+        if self.fwhm_um is not None:
+            object.__setattr__(self, "model", "gaussian")
+            if min(self.fwhm_um) <= 0:
+                raise ConfigError(f"deconvolve: psf fwhm_um {list(self.fwhm_um)} is not positive", "Give widths in um")
+            return
+        if self.model in ("gaussian", "measured") or (self.model is None and self.microscope is None):
+            raise ConfigError(
+                "deconvolve: psf says neither how wide it is nor what made it",
+                "For example fwhm_um: [0.6, 0.25, 0.25], path: psf.tif, or microscope: confocal, "
+                "objective: 63x/1.4 oil, emission_nm: 525",
+            )
+        if self.objective is not None:
+            _objective(self.objective)
+        if self.slab_um is not None and self.slab_um <= 0:
+            raise ConfigError(f"deconvolve: psf slab_um {self.slab_um} is not positive", "Give a depth in um, say 2")
+        if not 0 < self.energy < 1:
+            raise ConfigError(f"deconvolve: psf energy {self.energy} is not between 0 and 1", "Use 0.98")
+        if self.size is not None and min(self.size) < 1:
+            raise ConfigError(f"deconvolve: psf size {list(self.size)} is not positive", "Give voxels for z, y, x")
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether it follows from optics, not from a width or a file."""
+        return self.model not in ("gaussian", "measured")
+
+    def on_grid(
+        self, voxel_um: tuple[float, float, float], shape: Triple, metadata: Mapping[str, Any] | None = None
+    ) -> PsfOnGrid:
+        """The PSF at a voxel size, for an image of some shape.
+
+        Parameters
+        ----------
+        voxel_um : voxel size as the microscope saw it, um
+        shape : of the image; a computed PSF is cut to it, and along an axis of one voxel the blur is summed up
+        metadata : what the image says of its optics (`storage.volume.Volume.optics`)
+
+        Raises
+        ------
+        ConfigError : something is missing that cannot be assumed, or makes no sense.
+        """
+        if not self.is_computed:
+            return _given(self, voxel_um, shape)
+        return _computed(self, voxel_um, shape, tuple(sorted((metadata or {}).items())))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PsfOnGrid:
+    """A PSF as voxels, and where it came from.
+
+    kernels : (K, Pz, Py, Px) float32, each sums to 1, centre at shape // 2; planes : (K,) where in the image each holds
+    fwhm_um : full widths at half maximum, z y x, of the middle one
+    facts : numbers by name, each with its source: "given", "image" or "assumed"
+    """
+
+    kernels: NDArray[np.float32]
+    planes: NDArray[np.float64]
+    voxel_um: tuple[float, float, float]
+    fwhm_um: tuple[float, float, float]
+    facts: Mapping[str, Any]
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def fwhm_vox(self) -> tuple[float, float, float]:
+        z, y, x = (width / voxel for width, voxel in zip(self.fwhm_um, self.voxel_um, strict=True))
+        return z, y, x
+
+
+def _given(chosen: Psf, voxel_um: tuple[float, float, float], shape: Triple) -> PsfOnGrid:
+    """A Gaussian or a measured PSF."""
+    facts: dict[str, Any] = {}
+    if chosen.measured is not None:
+        kernel = psf.normalise(chosen.measured)
+        facts["model"] = ("measured", "given")
+        if chosen.path is not None:
+            facts["path"] = (chosen.path, "given")
+    elif chosen.fwhm_um is not None:
+        kernel = psf.gaussian(chosen.fwhm_um, voxel_um)
+        facts["model"] = ("gaussian", "given")
+        facts["fwhm_um"] = (list(chosen.fwhm_um), "given")
+    else:
+        raise ConfigError(f"deconvolve: psf {chosen.path} was not read", "Load the pipeline with Pipeline.from_yaml")
+    return _on_grid(kernel[None], [0.0], voxel_um, shape, facts)
+
+
+@lru_cache(maxsize=8)
+def _computed(
+    chosen: Psf, voxel_um: tuple[float, float, float], shape: Triple, metadata: tuple[tuple[str, Any], ...]
+) -> PsfOnGrid:
+    """A PSF from optics."""
+    facts = _resolved(chosen, dict(metadata))
+    largest = triple(tuple(min(LARGEST_SIDE, n - (n + 1) % 2) for n in shape))
+    depths = _depths(chosen, voxel_um[0], shape[0])
+
+    centre: optics.Centre = "peak" if chosen.slab_um is None else "nominal"
+    kernels = [_model(facts, chosen, chosen.size or largest, voxel_um, depth, centre) for depth in depths]
+    if chosen.size is None:
+        kept = [extent.support(kernel, chosen.energy, floor=chosen.floor) for kernel in kernels]
+        size = triple(tuple(max(each.shape[axis] for each in kept) for axis in range(3)))
+        kernels = [psf.cropped(kernel, size) for kernel in kernels]
+        facts["energy"] = (round(min(each.energy for each in kept), 4), "computed")
+    planes = [(depth - chosen.depth_um) / voxel_um[0] for depth in depths]
+    return _on_grid(np.stack(kernels), planes, voxel_um, shape, facts)
+
+
+def _depths(chosen: Psf, voxel_um: float, planes: int) -> list[float]:
+    """The depths that have a PSF of their own: one, or from the first plane of the image to beyond its last."""
+    if chosen.slab_um is None:
+        return [chosen.depth_um]
+    slabs = max(1, ceil((planes - 1) * voxel_um / chosen.slab_um))
+    return [chosen.depth_um + k * chosen.slab_um for k in range(slabs + 1)]
+
+
+def _on_grid(
+    kernels: NDArray[np.float32],
+    planes: list[float],
+    voxel_um: tuple[float, float, float],
+    shape: Triple,
+    facts: Mapping[str, Any],
+) -> PsfOnGrid:
+    flat = tuple(axis + 1 for axis, n in enumerate(shape) if n == 1)
+    if flat:  # an image of one plane holds no blur across it
+        kernels = kernels.sum(axis=flat, keepdims=True)
+    z, y, x = extent.fwhm(kernels[len(kernels) // 2], voxel_um)
+    widths = (float(z), float(y), float(x))
+    warnings = [
+        f"the PSF is {width:.3g} um wide along {axis} and voxels are {voxel:.3g} um: under-sampled, of detail finer than "
+        f"{2 * voxel:.3g} um nothing can be restored. Acquire with voxels of {width * NYQUIST:.2g} um or less"
+        for axis, width, voxel, n in zip("zyx", widths, voxel_um, shape, strict=True)
+        if n > 1 and voxel > NYQUIST * width * 1.001
+    ]
+    shown = {
+        **facts,
+        "fwhm_um": (list(np.round(widths, 4).tolist()), facts.get("fwhm_um", ("", "computed"))[1]),
+        "shape": (list(kernels.shape[1:]), "computed"),
+    }
+    return PsfOnGrid(
+        kernels=np.ascontiguousarray(kernels, np.float32),
+        planes=np.asarray(planes, np.float64),
+        voxel_um=voxel_um,
+        fwhm_um=widths,
+        facts=shown,
+        warnings=tuple(warnings),
+    )
+
+
+def _objective(text: str) -> dict[str, Any]:
+    """Magnification, NA and immersion of "63x/1.4 oil"."""
+    found = OBJECTIVE.match(text.strip())
+    if found is None:
+        raise ConfigError(f"deconvolve: psf objective {text!r} cannot be read", 'Write it as "63x/1.4 oil"')
+    medium = (found["medium"] or "").lower()
+    if medium and medium not in IMMERSION:
+        raise ConfigError(f"deconvolve: psf objective {text!r}: immersion {medium!r}", nearest(medium, IMMERSION))
+    facts: dict[str, Any] = {"na": float(found["na"])}
+    if found["magnification"]:
+        facts["magnification"] = float(found["magnification"])
+    if medium:
+        facts["immersion_index"] = IMMERSION[medium]
+    return facts
+
+
+def _resolved(chosen: Psf, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Every number of the optics with its source: the user, the image, or an assumption."""
+    stated = dict(metadata)
+    if "immersion_index" not in stated and stated.get("immersion") in IMMERSION:
+        stated["immersion_index"] = IMMERSION[stated["immersion"]]
+    written = _objective(chosen.objective) if chosen.objective else {}
+
+    def found(name: str) -> tuple[Any, str] | None:
+        given = getattr(chosen, name)
+        if given is None:
+            given = written.get(name)
+        if given is not None:
+            return given, "given"
+        return (stated[name], "image") if name in stated else None
+
+    microscope = chosen.microscope or stated.get("mode")
+    model = chosen.model or OF_MICROSCOPE[str(microscope)]
+    facts: dict[str, Any] = {"model": (model, "given" if chosen.model or chosen.microscope else "image")}
+    for name, remedy in (
+        ("na", "It is written on the objective: objective: 63x/1.4 oil, or na: 1.4"),
+        ("emission_nm", "Give the wavelength that was detected: emission_nm: 525"),
+    ):
+        facts[name] = _asked(found(name), name, remedy)
+    medium = found("immersion_index")
+    if medium is None or (medium[1] == "image" and medium[0] <= facts["na"][0]):  # another objective than the image's
+        medium = _immersion_of(facts["na"][0]), "assumed"
+    facts["immersion_index"] = medium
+    for name in _needed(str(model)):
+        facts[name] = found(name) or _assumed(name, facts)
+    return facts
+
+
+def _asked(value: tuple[Any, str] | None, name: str, remedy: str) -> tuple[Any, str]:
+    if value is None:
+        raise ConfigError(f"deconvolve: psf needs {name}, and the image does not tell", remedy)
+    return value
+
+
+def _immersion_of(na: float) -> float:
+    """The least index that passes an NA: air, water or oil."""
+    return next((index for index in (1.0, 1.333, 1.515) if na < index), 1.515)
+
+
+def _needed(model: str) -> tuple[str, ...]:
+    """Numbers beside NA, wavelength and immersion that a model takes."""
+    return {
+        "born-wolf": (),
+        "gibson-lanni": ("sample_index",),
+        "richards-wolf": ("sample_index",),
+        "variable-index": (),
+        "confocal": ("sample_index", "excitation_nm", "pinhole_au"),
+        "spinning-disk": ("sample_index", "excitation_nm", "pinhole_um", "magnification"),
+        "light-sheet": ("sample_index", "sheet_um"),
+    }[model]
+
+
+def _assumed(name: str, facts: Mapping[str, Any]) -> tuple[Any, str]:
+    if name == "excitation_nm":
+        return round(STOKES * float(facts["emission_nm"][0]), 1), "assumed"
+    if name == "magnification":
+        raise ConfigError(
+            "deconvolve: psf needs the magnification of the objective", "objective: 63x/1.4 oil, or magnification: 63"
+        )
+    return ASSUMED[name], "assumed"
+
+
+def _model(
+    facts: Mapping[str, Any],
+    chosen: Psf,
+    size: Triple,
+    voxel_um: tuple[float, float, float],
+    depth_um: float,
+    centre: optics.Centre,
+) -> NDArray[np.float32]:
+    """Voxels of a model with numbers that are settled."""
+    number = {name: value for name, (value, _) in facts.items()}
+    model = number["model"]
+    profile = chosen.index_profile
+    if model == "variable-index" and not profile:
+        raise ConfigError(
+            "deconvolve: psf model variable-index needs index_profile",
+            "Pairs of depth in um and index: index_profile: [[0, 1.33], [50, 1.36]]",
+        )
+    layers = Optics(
+        na=number["na"],
+        emission_um=number["emission_nm"] / 1000,
+        immersion_index=number["immersion_index"],
+        sample_index=number.get("sample_index", profile[0][1] if profile else number["immersion_index"]),
+        coverslip_index=max(chosen.coverslip_index, number["na"] * 1.0001),
+        coverslip_um=chosen.coverslip_um,
+        depth_um=depth_um,
+    )
+    light: Light = "vectorial" if chosen.vectorial else "scalar"
+    if model == "born-wolf":
+        return optics.born_wolf(size, voxel_um, layers)
+    if model == "gibson-lanni":
+        return optics.gibson_lanni(size, voxel_um, layers, centre=centre)
+    if model == "richards-wolf":
+        return optics.richards_wolf(size, voxel_um, layers, centre=centre)
+    if model == "variable-index":
+        depths, indices = zip(*profile, strict=True)  # type: ignore[misc]
+        return optics.variable_index_gibson_lanni(
+            size, voxel_um, layers, depths_um=depths, indices=indices, centre=centre
+        )
+    if model == "light-sheet":
+        return optics.light_sheet(
+            size, voxel_um, layers, thickness_um=number["sheet_um"], tilt_degrees=chosen.tilt_degrees, model=light
+        )
+    excitation_um = number["excitation_nm"] / 1000
+    if model == "spinning-disk":
+        return optics.spinning_disk(
+            size,
+            voxel_um,
+            layers,
+            excitation_um=excitation_um,
+            pinhole_um=number["pinhole_um"],
+            magnification=number["magnification"],
+            model=light,
+            centre=centre,
+        )
+    return optics.confocal(
+        size, voxel_um, layers, excitation_um=excitation_um, pinhole_au=number["pinhole_au"], model=light, centre=centre
+    )
+
+
+def described(facts: Mapping[str, Any]) -> str:
+    """One line for people: the optics, what of them the image said, the widths, and what was assumed."""
+
+    def listed(source: str) -> str:
+        return ", ".join(_worded(n, value) for n, (value, s) in facts.items() if s == source and n not in apart)
+
+    apart = ("model", "fwhm_um", "shape")
+    parts = [", ".join(filter(None, (str(facts["model"][0]), listed("given"), listed("computed"))))]
+    if facts["model"][1] == "image" or listed("image"):
+        model = str(facts["model"][0]) if facts["model"][1] == "image" else ""
+        parts.append("from the image: " + ", ".join(filter(None, (model, listed("image")))))
+    parts.append("FWHM " + " x ".join(f"{width:.3g}" for width in facts["fwhm_um"][0]) + " um")
+    if listed("assumed"):
+        parts.append(f"assumed: {listed('assumed')}")
+    return "; ".join(parts)
+
+
+def _worded(name: str, value: Any) -> str:
+    """A number of the optics with its unit, as people write it: NA 1.4, emission 525 nm."""
+    quantity, _, unit = name.rpartition("_")
+    shown = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    if unit in ("nm", "um", "au"):
+        return f"{quantity.replace('_', ' ')} {shown} {'AU' if unit == 'au' else unit}"
+    return f"{'NA' if name == 'na' else name.replace('_', ' ')} {shown}"

@@ -1,0 +1,249 @@
+"""How one array is restored: algorithms by the names users give them, and what tiles and samples of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkflow.backend import array_module
+from chunkflow.geometry.box import Box, Triple, triple
+from chunkflow.kernels import blur, deconvolve, inverse, psf
+from chunkflow.kernels.blur import DepthPsfs, Edges
+from chunkflow.kernels.deconvolve import (
+    Algorithm,
+    Descend,
+    MaskedWiener,
+    Roughness,
+    Shrinkage,
+    TotalVariation,
+    WienerButterworth,
+)
+from chunkflow.kernels.inverse import NaiveInverse, RegularizedInverse, Wiener
+from chunkflow.stages.base import Record, Region
+
+Linear = NaiveInverse | RegularizedInverse | Wiener
+Method = Algorithm | Linear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What a user chose about an algorithm, defaults filled in.
+
+    fwhm_vox : full widths at half maximum of the PSF, for cut-off frequencies
+    """
+
+    regularization: float
+    step: float
+    momentum: bool
+    bounds: tuple[float, float] | None
+    fwhm_vox: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of an algorithm before any image is seen.
+
+    make : its strategy object
+    iterations : where none are given; 0 for the linear ones
+    regularization : where none is given; None where the algorithm has none
+    gradient : whether it takes a step length; iterative algorithms but those with a back projector may have momentum
+    reach : of its halo in units of plain Richardson-Lucy's (see `halo`), as measured on rods, 10 iterations
+    """
+
+    make: Callable[[Choice], Method]
+    iterations: int
+    regularization: float | None = None
+    gradient: bool = False
+    has_momentum: bool = False
+    reach: float = 1.0
+
+
+def _descend(low: float | None = None) -> Callable[[Choice], Method]:
+    return lambda c: Algorithm(update=Descend(step=c.step, low=low), momentum=c.momentum)
+
+
+def _bounded(choice: Choice) -> Method:
+    low, high = choice.bounds or (0.0, None)
+    return Algorithm(update=Descend(step=choice.step, low=low, high=high), momentum=choice.momentum)
+
+
+def _tikhonov(low: float | None) -> Callable[[Choice], Method]:
+    return lambda c: Algorithm(
+        update=Descend(step=c.step, low=low), penalty=Roughness(c.regularization), momentum=c.momentum
+    )
+
+
+def _shrinking(momentum: bool) -> Callable[[Choice], Method]:
+    return lambda c: Algorithm(
+        update=Descend(step=c.step), shrinkage=Shrinkage(regularization=c.regularization), momentum=momentum
+    )
+
+
+def _butterworth(choice: Choice) -> Method:
+    z, y, x = (1 / max(width, 2.0) for width in choice.fwhm_vox)
+    return Algorithm(back=WienerButterworth(cutoff=(z, y, x), alpha=choice.regularization))
+
+
+ALGORITHMS: Mapping[str, Known] = {
+    "richardson-lucy": Known(make=lambda c: Algorithm(momentum=c.momentum), iterations=10, has_momentum=True),
+    "richardson-lucy-tv": Known(
+        make=lambda c: Algorithm(penalty=TotalVariation(c.regularization), momentum=c.momentum),
+        iterations=10,
+        regularization=2e-3,
+        has_momentum=True,
+    ),
+    "wiener-butterworth": Known(make=_butterworth, iterations=2, regularization=1e-3, reach=6.0),
+    "masked-wiener": Known(
+        make=lambda c: Algorithm(back=MaskedWiener(alpha=c.regularization)),
+        iterations=2,
+        regularization=2e-3,
+        reach=6.0,
+    ),
+    "naive-inverse": Known(make=lambda c: NaiveInverse(eps=c.regularization), iterations=0, regularization=1e-6),
+    "regularized-inverse": Known(
+        make=lambda c: RegularizedInverse(regularization=c.regularization), iterations=0, regularization=0.01
+    ),
+    "wiener": Known(make=lambda c: Wiener(regularization=c.regularization), iterations=0, regularization=0.1),
+    "landweber": Known(make=_descend(), iterations=10, gradient=True, has_momentum=True, reach=1.7),
+    "nonnegative-landweber": Known(make=_descend(0.0), iterations=10, gradient=True, has_momentum=True, reach=1.7),
+    "bounded-landweber": Known(make=_bounded, iterations=10, gradient=True, has_momentum=True, reach=1.7),
+    "tikhonov-miller": Known(
+        make=_tikhonov(None), iterations=10, regularization=0.1, gradient=True, has_momentum=True, reach=1.7
+    ),
+    "ictm": Known(make=_tikhonov(0.0), iterations=10, regularization=0.1, gradient=True, has_momentum=True, reach=1.7),
+    "ista": Known(make=_shrinking(False), iterations=10, regularization=0.01, gradient=True, reach=1.6),
+    "fista": Known(make=_shrinking(True), iterations=10, regularization=0.01, gradient=True, reach=1.6),
+}
+"""Algorithms by the names users give them. Regularisations: see each strategy's docstring for the unit."""
+
+MOMENTUM_REACH = 1.5
+"""How much further momentum looks than the same number of plain iterations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restoration:
+    """How an array is restored, whatever its size: what tiles and samples of them share.
+
+    source : name of the array; limits : name of the merge that knows its range
+    psf_shape : shape of one PSF; psfs : their number, more than one where they change with depth
+    """
+
+    method: Method
+    iterations: int
+    background: float
+    edges: Edges
+    source: str
+    limits: str
+    psf_shape: Triple
+    psfs: int
+
+    def read_box(self, out: Box, halo: Triple) -> Mapping[str, Box]:
+        """The voxels to read for an output."""
+        return {self.source: out.grow(halo)}
+
+    def start(self, limits: Record) -> float:
+        """The flat first estimate: one value for the whole volume, or the tiles would differ.
+
+        Half-way between minimum and maximum. With no background its size cancels from Richardson-Lucy.
+        """
+        middle = float(limits["low"][0] + limits["high"][0]) / 2
+        return max(middle - self.background, 1e-3 * max(middle, 1.0))
+
+    def restored(self, image: Region, out: Box, halo: Triple, constants: Record, start: float) -> Any:
+        """The restored voxels of `out` (float32), from its image grown by the halo as far as the volume goes."""
+        if isinstance(self.method, Algorithm):
+            result = None
+            for result in self.iterates(image, out, halo, constants, start):  # noqa: B007
+                pass
+            return result
+        before, after = _cut_off(image.box, out.grow(halo))
+        mirror = self.edges != "circular"
+        whole = inverse.filtered(
+            image.data,
+            constants["psf"][0],
+            self.method,
+            background=self.background,
+            edges="mirror" if mirror else "circular",
+            before=before if mirror else (0, 0, 0),
+            after=after if mirror else (0, 0, 0),
+        )
+        return whole[out.relative_to(image.box.start).slices]
+
+    def iterates(
+        self, image: Region, out: Box, halo: Triple, constants: Record, start: float, *, noise: Any = None
+    ) -> Iterator[Any]:
+        """The restored voxels of `out` after each iteration: views that the next one overwrites.
+
+        noise : what to add to the image, to see how the result follows.
+        """
+        assert isinstance(self.method, Algorithm)
+        xp = array_module(image.data)
+        data = image.data if noise is None else image.data + noise
+        origin = image.box.start
+        if self.edges == "reflect":
+            before, after = _cut_off(image.box, out.grow(halo))
+            data = xp.pad(data, list(zip(before, after, strict=True)), mode="symmetric")
+            origin = triple(tuple(o - b for o, b in zip(origin, before, strict=True)))
+        kernels = xp.asarray(constants["psf"])
+        planes = [float(p) - origin[0] for p in constants["psf_planes"]]
+        for estimate in deconvolve.iterates(
+            data,
+            kernels[0] if self.psfs == 1 else DepthPsfs(planes, kernels),
+            self.method,
+            iterations=self.iterations,
+            background=self.background,
+            start=start,
+            edges=self.edges,
+        ):
+            yield estimate[out.relative_to(origin).slices]
+
+    def working_bytes(self, out: Triple, halo: Triple) -> int:
+        """Peak bytes beside the image read and the result."""
+        read = triple(tuple(n + 2 * h for n, h in zip(out, halo, strict=True)))
+        if not isinstance(self.method, Algorithm):
+            return inverse.working_set_bytes(inverse.fft_shape(read, (0, 0, 0), (0, 0, 0)), self.psf_shape)
+        mirrored = 8 * prod(read) if self.edges == "reflect" else 0
+        one = deconvolve.working_set_bytes(read, self.psf_shape, self.method, self.edges)
+        return one + (self.psfs - 1) * blur.working_set_bytes(read, self.psf_shape, self.edges) + mirrored
+
+
+def _cut_off(have: Box, wanted: Box) -> tuple[Triple, Triple]:
+    """Voxels that a box lacks of a larger one, before and after, z y x."""
+    before = triple(tuple(max(h - w, 0) for h, w in zip(have.start, wanted.start, strict=True)))
+    after = triple(tuple(max(w - h, 0) for h, w in zip(have.stop, wanted.stop, strict=True)))
+    return before, after
+
+
+def halo(
+    kernels: NDArray[np.float32],
+    method: Method,
+    *,
+    name: str,
+    iterations: int,
+    tolerance: float,
+    largest: Triple,
+) -> Triple:
+    """Voxels a tile reads beyond its core: the rule of `kernels.psf.halo`, or the tail of an inverse filter.
+
+    kernels : (K, Pz, Py, Px); the widest decides
+    largest : what an inverse filter may take at most
+
+    Raises
+    ------
+    PlanError : an inverse filter needs more.
+    """
+    if not isinstance(method, Algorithm):
+        return inverse.halo(kernels[0], method, tolerance=tolerance, largest=largest)
+    reach = ALGORITHMS[name].reach * (MOMENTUM_REACH if method.momentum else 1.0)
+    each = [psf.halo(kernel, iterations=iterations, tolerance=tolerance, reach=reach) for kernel in kernels]
+    return triple(tuple(max(h[axis] for h in each) for axis in range(3)))
+
+
+def wider(box: Triple, factor: float) -> Triple:
+    """A halo times a factor, in whole voxels; none stays none."""
+    return triple(tuple(ceil(n * factor) for n in box))
