@@ -204,8 +204,8 @@ class MaskedWiener:
 def back_kernel(psf: Any, projector: WienerButterworth | MaskedWiener) -> Any:
     """The kernel of a back projector: odd shape of the PSF's support, float32, sums to 1, centre at shape // 2.
 
-    The transfer function is evaluated on a torus of four times the PSF's reach; what comes of it is multiplied along each
-    axis by 1 up to half the support, and by a squared cosine from there to 0 beyond its end.
+    The transfer function is evaluated on a torus of four times the PSF's reach; what comes of it is multiplied along
+    each axis by 1 up to half the support, and by a squared cosine from there to 0 beyond its end.
     """
     xp = array_module(psf)
     reach = [n // 2 for n in psf.shape]
@@ -282,7 +282,7 @@ def deconvolve(
         pass
     if result is None:
         raise ValueError(f"{iterations} iterations")
-    return result.copy()
+    return result[tuple(slice(n) for n in image.shape)].copy()
 
 
 def iterates(
@@ -296,17 +296,19 @@ def iterates(
     edges: Edges = "extended",
     threads: int = 1,
 ) -> Iterator[Any]:
-    """The estimate after each iteration of `deconvolve`: a view of (Z, Y, X), overwritten by the next."""
+    """The estimate after each iteration of `deconvolve`, overwritten by the next.
+
+    It lies on the blur's domain (see `kernels.blur`), of which the first (Z, Y, X) are the image's voxels.
+    """
     xp = array_module(image)
     shape = triple(image.shape)
     projector = algorithm.back
     back = None if projector is None else partial(back_kernel, projector=projector)
     operator = blur_with(psf, shape, xp, edges=edges, back=back, threads=threads)
     loop = _Loop(operator, algorithm, xp, start, background, edges != "zero")
-    inside = tuple(slice(n) for n in shape)
     for iteration in range(iterations):
         loop.advance(image, iteration, is_last=iteration + 1 == iterations)
-        yield loop.newest[inside]
+        yield loop.newest
 
 
 class _Loop:

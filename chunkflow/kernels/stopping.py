@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from chunkflow.backend import array_module
 from chunkflow.geometry.box import Triple
@@ -81,6 +82,26 @@ def probe(shape: Triple, seed: int) -> NDArray[np.float32]:
     """Random signs, the same for the same shape and seed everywhere: (Z, Y, X) float32 of -1 and 1 (PCG64)."""
     signs = np.random.Generator(np.random.PCG64(seed)).integers(0, 2, shape, np.int8)
     return (2 * signs - 1).astype(np.float32)
+
+
+def noise_like(y: NDArray[Any], background: float, seed: int) -> NDArray[np.float32]:
+    """Random noise as strong as an image's own, photon noise of any gain: (Z, Y, X) float32.
+
+    Its variance is g max(mean of 3^3 voxels - background, 0). The gain g is that which explains what differences
+    between neighbours leave along all three axes, (1, -2, 1) each, of which smooth objects have nothing.
+
+    With w this noise, y + w and y - w have independent noise each (Oliveira, Lei & Tibshirani, arXiv 2111.09447).
+    """
+    values = y.astype(np.float64)
+    mean = np.maximum(ndimage.uniform_filter(values, 3, mode="nearest") - background, 0.0)
+    rough, gain = values, 1.0
+    for axis, n in enumerate(y.shape):
+        if n > 2:
+            rough = ndimage.convolve1d(rough, np.array([1.0, -2.0, 1.0]), axis=axis, mode="nearest")
+            gain *= 6.0  # sum of the squares of the differences' weights
+    variance = mean * ((rough**2).sum() / gain / max(mean.sum(), 1e-300))
+    normal = np.random.Generator(np.random.PCG64(seed)).standard_normal(y.shape)
+    return np.asarray(np.sqrt(variance) * normal, np.float32)
 
 
 def gcv(y: Any, model: Any, model_perturbed: Any, probe: Any, epsilon: float, background: float = 0.0) -> Terms:

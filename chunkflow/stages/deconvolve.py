@@ -1,8 +1,8 @@
 """Deconvolution on tiles: a lattice that the pipeline fixes, so that no block, memory or machine can move a bit.
 
 A restored voxel depends on voxels far away, by ever less. What lies a halo away changes it by less than a tolerance,
-and that is not nothing to a threshold. So the image is cut into tiles that follow from the parameters and the PSF alone;
-a voxel is always computed from the same tile, with the same FFT, whatever the blocks of other passes.
+and that is not nothing to a threshold. So the image is cut into tiles that follow from the parameters and the PSF
+alone; a voxel is always computed from the same tile, with the same FFT, whatever the blocks of other passes.
 
     deconvolve-probe    samples of a few tiles, with the halo and with a wider one
     deconvolve-check    does the halo keep the tolerance? how many iterations?     stops before any tile is written
@@ -31,6 +31,8 @@ from chunkflow.stages.psf import Psf, PsfOnGrid
 from chunkflow.stages.restoration import ALGORITHMS, Choice, Method, Restoration, halo
 from chunkflow.stages.scan import Range, range_draft
 
+MOST_ITERATIONS = 50
+"""Tried where the number of iterations is to be found and no other limit is given."""
 HEADROOM = 4.0
 """A restored peak over the brightest raw voxel, for which the automatic scale of a uint16 image leaves room."""
 
@@ -85,6 +87,8 @@ class Deconvolve:
     algorithm : one of `chunkflow.stages.restoration.ALGORITHMS`
     iterations : once for the whole volume; stopping per tile would make seams. By default 10, and 2 for the algorithms
         with a back projector of their own, which diverge
+    stop : "auto" tries up to `iterations` (50 by default) on samples, and takes for the whole volume the count that
+        predicts the image best, by generalised cross-validation (`kernels.stopping`)
     regularization : the algorithm's lambda, alpha or eps, see its docstring in `kernels.deconvolve`, `kernels.inverse`
     step : of the gradient algorithms, in units of the longest that is sure to converge for |H| <= 1, below 2
     momentum : extrapolate between iterations, by a schedule fixed beforehand
@@ -103,6 +107,7 @@ class Deconvolve:
     psf: Psf | dict[str, Psf]
     algorithm: str = "richardson-lucy"
     iterations: int | None = None
+    stop: Literal["auto"] | None = None
     regularization: float | None = None
     step: float | None = None
     momentum: bool = False
@@ -145,6 +150,7 @@ class Deconvolve:
         known = ALGORITHMS[self.algorithm]
         given = {
             "iterations": self.iterations is not None and not known.iterations,
+            "iterations to stop": self.stop is not None and not known.iterations,
             "regularization": self.regularization is not None and known.regularization is None,
             "step": self.step is not None and not known.gradient,
             "momentum": self.momentum and not known.has_momentum,
@@ -191,8 +197,8 @@ class Deconvolve:
 
     @property
     def count(self) -> int:
-        """Iterations, the default filled in; 0 for the linear algorithms."""
-        return self.iterations or ALGORITHMS[self.algorithm].iterations
+        """Iterations, at most where their number is to be found, the default filled in; 0 for the linear algorithms."""
+        return self.iterations or (MOST_ITERATIONS if self.stop else ALGORITHMS[self.algorithm].iterations)
 
     def psf_for(self, channel: str) -> Psf:
         """The PSF of a channel.
@@ -251,7 +257,7 @@ class Deconvolve:
             psfs=len(on_grid.kernels),
         )
         constants: Record = {"psf": on_grid.kernels, "psf_planes": on_grid.planes}
-        before = self._probes(restoration, reach, grid, constants)
+        before = self._probes(restoration, reach, grid, constants, flow.optical_um)
         name = "deconvolved" if "resample" in flow.wants else "image"
         steps: tuple[BlockStep, ...] = (
             RestoreTile(
@@ -308,17 +314,33 @@ class Deconvolve:
                 "Leave tile out, or use extended edges",
             )
 
-    def _probes(self, restoration: Restoration, reach: Triple, grid: Grid, constants: Record) -> tuple[Draft, ...]:
+    def _probes(
+        self,
+        restoration: Restoration,
+        reach: Triple,
+        grid: Grid,
+        constants: Record,
+        voxel_um: tuple[float, float, float],
+    ) -> tuple[Draft, ...]:
         """The samples, where tiles are cut at all, and what is decided from them."""
         probe = Draft(
             name="deconvolve-probe",
             grid=grid,
-            steps=(Probe(restoration=restoration, halo=reach, tolerance=self.tolerance, samples=probe_boxes(grid)),),
+            steps=(
+                Probe(
+                    restoration=restoration,
+                    halo=reach,
+                    tolerance=self.tolerance,
+                    samples=probe_boxes(grid),
+                    finds_stop=self.stop is not None,
+                    voxel_um=voxel_um,
+                ),
+            ),
             needs=(restoration.limits,),
             constants=constants,
             tiled=True,
         )
-        probes = (probe,) if len(grid) > 1 else ()
+        probes = (probe,) if len(grid) > 1 or self.stop else ()
         check = Draft(
             name="deconvolve-check",
             grid=grid,
@@ -328,6 +350,7 @@ class Deconvolve:
                 halo=reach,
                 tolerance=self.tolerance,
                 iterations=self.count,
+                finds_stop=self.stop is not None,
                 negative=self.negative,
             ),
             needs=(restoration.limits, *(p.name for p in probes)),

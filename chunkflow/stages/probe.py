@@ -1,8 +1,14 @@
 """Samples of a deconvolution before it starts: does the halo keep the tolerance, and how many iterations are best?
 
+The count of iterations is taken from generalised cross-validation (`kernels.stopping`), summed over the samples. For
+the report, each iteration is also judged by its resolution: two images that differ by noise of the image's own size and
+opposite sign have independent noise (Oliveira, Lei & Tibshirani, 2022), are restored alike, and correlated in Fourier
+shells.
+
 A sample is a box in the middle of a tile of the lattice, restored once from the image grown by the halo, as its tile
-will be, and once from one grown by more than twice as much, which stands for the whole volume. The sample is smaller than the
-tile, so it lies nearer to what the halo cuts off, and its difference is no smaller than that of the tile's core.
+will be, and once from one grown by more than twice as much, which stands for the whole volume. The sample is smaller
+than the tile, so it lies nearer to what the halo cuts off, and its difference is no smaller than that of the tile's
+core.
 """
 
 from __future__ import annotations
@@ -10,19 +16,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from chunkflow.backend import to_host
+from chunkflow.backend import array_module, to_host
 from chunkflow.errors import InputError, PlanError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
+from chunkflow.kernels import blur, resolution, stopping
 from chunkflow.stages.base import Merged, Output, Record, View, iterate
 from chunkflow.stages.restoration import Restoration, wider
 
 SIDE = 48
 """Voxels along a sample; less where the tile has less."""
+COLUMNS = ("residual", "i_divergence", "gcv", "resolution_um")
+"""Known after each iteration: |y - m| / |y|, I-divergence and GCV per voxel, lateral resolution (FSC of 1/7)."""
 SAMPLES = 4
 WIDEST = 2.25
 """The halo that stands for the whole volume, in units of the halo."""
@@ -51,13 +60,18 @@ class Probe:
     """Restores the samples; tiles without one read nothing and record nothing.
 
     Records `power` and `error` (C,): the sum of squares of the sample, and of its difference at each halo of `TRIED`
-    (NaN where a smaller one kept the tolerance).
+    (NaN where a smaller one kept the tolerance). Where the number of iterations is to be found, also sums over the
+    sample after each: `deviance`, `trace`, `squares` of y - m, and `resolution` (N,); `voxels` and `signal`, of y^2.
+
+    voxel_um : for the resolution
     """
 
     restoration: Restoration
     halo: Triple
     tolerance: float
     samples: tuple[tuple[Triple, Box], ...]
+    finds_stop: bool
+    voxel_um: tuple[float, float, float]
 
     version: ClassVar[int] = 1
     produces: ClassVar[tuple[str, ...]] = ()
@@ -91,17 +105,61 @@ class Probe:
             error[index] = ((restored(factor) - expected) ** 2).sum()
             if error[index] <= self.tolerance**2 * power:
                 break
-        return Output(record={"power": np.array([power]), "error": error})
+        record = {"power": np.array([power]), "error": error}
+        return Output(record={**record, **(self._curves(view, sample, start) if self.finds_stop else {})})
+
+    def _curves(self, view: View, sample: Box, start: float) -> Record:
+        """How the model follows the image, and how fine the restored sample is, after each iteration."""
+        restoration = self.restoration
+        image = view.regions[restoration.source]
+        box = sample.grow(self.halo).clip(image.box)
+        xp = array_module(image.data)
+        data = xp.asarray(image.cut(box), np.float32)
+        inside = sample.relative_to(box.start).slices
+        y = data[inside]
+        signs = xp.asarray(stopping.probe(box.shape, SEED))
+        epsilon = stopping.PERTURBATION * max(float(y.mean()), 1e-30)
+        noise = xp.asarray(stopping.noise_like(to_host(data), restoration.background, SEED))
+        kernel = restoration.kernel(data, box.start, view.values[""])
+        operator = blur.blur_with(kernel, box.shape, xp, edges=restoration.edges)
+        rows = []
+        versions = (data, data + epsilon * signs, data + noise, data - noise)
+        runs = [restoration.iterates(each, box.start, view.values[""], start) for each in versions]
+        for plain, perturbed, more, less in zip(*runs, strict=True):
+            model = operator.forward(plain)[inside]
+            terms = stopping.gcv(
+                y, model, operator.forward(perturbed)[inside], signs[inside], epsilon, restoration.background
+            )
+            curve = resolution.fourier_shell_correlation(more[inside], less[inside], self.voxel_um, direction="lateral")
+            squares = float(((xp.asarray(y, np.float64) - model - restoration.background) ** 2).sum())
+            rows.append((terms.deviance, terms.trace, squares, resolution.resolution(curve).um))
+        deviance, trace, squared, fineness = np.array(rows).T
+        return {
+            "deviance": deviance,
+            "trace": trace,
+            "squares": squared,
+            "resolution": fineness,
+            "voxels": np.array([y.size], np.int64),
+            "signal": np.array([float((xp.asarray(y, np.float64) ** 2).sum())]),
+        }
 
     def working_bytes(self, out: Triple) -> int:
         side = triple(tuple(min(SIDE, n) for n in out))
-        return self.restoration.working_bytes(side, wider(self.halo, WIDEST)) + 3 * 8 * prod(side)
+        restoring = self.restoration.working_bytes(side, wider(self.halo, WIDEST)) + 3 * 8 * prod(side)
+        if not self.finds_stop:
+            return restoring
+        grown = triple(tuple(n + 2 * h for n, h in zip(side, self.halo, strict=True)))
+        return max(restoring, 5 * self.restoration.working_bytes(side, self.halo) + 6 * 4 * prod(grown))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeProbes:
     """What the tiles go by: `iterations`, and `difference`, the largest relative one of a sample (NaN without any).
 
+    Where the number of iterations was to be found, `curve` (N, 4) has `COLUMNS` after each, over all samples, and
+    `at_end` says whether the last one tried was the best.
+
+    iterations : to do, or the most to try
     negative : "fail" refuses an image with negative voxels, "clip" counts them as 0
     """
 
@@ -110,6 +168,7 @@ class MergeProbes:
     halo: Triple
     tolerance: float
     iterations: int
+    finds_stop: bool
     negative: str
 
     version: ClassVar[int] = 1
@@ -121,10 +180,16 @@ class MergeProbes:
                 f"deconvolve: {negative} voxels of the image are negative",
                 "Correct the background, or let them count as 0 with negative: clip",
             )
-        difference = self._checked(records)
-        return Merged(
-            {"iterations": np.array([self.iterations], np.int64), "difference": np.array([difference], np.float64)}
-        )
+        found: dict[str, np.ndarray[Any, np.dtype[Any]]] = {"difference": np.array([self._checked(records)])}
+        if not self.finds_stop:
+            return Merged({**found, "iterations": np.array([self.iterations], np.int64)})
+        assert self.source is not None
+        samples = [record for record in iterate(records[self.source]) if "deviance" in record]
+        choice = stopping.choose([_terms(record) for record in samples])
+        found["iterations"] = np.array([choice.iteration], np.int64)
+        found["at_end"] = np.array([choice.is_at_end])
+        found["curve"] = _curve(samples, choice.scores)
+        return Merged(found)
 
     def _checked(self, records: Mapping[str, Sequence[Record]]) -> float:
         """The difference at the halo.
@@ -156,6 +221,23 @@ class MergeProbes:
 
     def working_bytes(self, blocks: int) -> int:
         return 200 * blocks
+
+
+def _terms(record: Record) -> list[stopping.Terms]:
+    """Cross-validation of one sample, after each iteration."""
+    voxels = int(record["voxels"][0])
+    pairs = zip(record["deviance"].tolist(), record["trace"].tolist(), strict=True)
+    return [stopping.Terms(deviance, trace, voxels) for deviance, trace in pairs]
+
+
+def _curve(samples: Sequence[Record], scores: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """`COLUMNS` over all samples; of resolutions the median."""
+    voxels = sum(int(record["voxels"][0]) for record in samples)
+    signal = sum(float(record["signal"][0]) for record in samples)
+    residual = np.sqrt(sum(record["squares"] for record in samples) / max(signal, 1e-300))
+    divergence = sum(record["deviance"] for record in samples) / (2 * voxels)
+    fineness = np.median([record["resolution"] for record in samples], axis=0)
+    return np.stack([residual, divergence, np.array(scores), fineness], axis=1)
 
 
 def _rounded_up(value: float) -> float:

@@ -1,8 +1,8 @@
 """The PSF a user names: a width, a file, a model with its optics, or a microscope and its objective.
 
-What the user leaves out is taken from the image's metadata where it is there, and else assumed; `PsfOnGrid.facts` says of
-every number where it came from. The numerical aperture and the wavelength are never assumed: who does not know them is
-asked.
+What the user leaves out is taken from the image's metadata where it is there, and else assumed; `PsfOnGrid.facts` says
+of every number where it came from. The numerical aperture and the wavelength are never assumed: who does not know them
+is asked.
 
     microscope, objective "63x/1.4 oil"  ->  model, na, indices, magnification  ->  voxels  ->  cut to where light is
 """
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from chunkflow.errors import ConfigError, nearest
 from chunkflow.geometry.box import Triple, triple
 from chunkflow.kernels import extent, optics, psf
-from chunkflow.kernels.layers import DESIGN_COVERSLIP_INDEX, Model as Light, Optics
+from chunkflow.kernels.layers import DESIGN_COVERSLIP_INDEX, Optics
+from chunkflow.kernels.layers import Model as Light
 from chunkflow.stages.parameters import check_parameters
 
 Model = Literal[
@@ -247,8 +248,8 @@ def _on_grid(
     z, y, x = extent.fwhm(kernels[len(kernels) // 2], voxel_um)
     widths = (float(z), float(y), float(x))
     warnings = [
-        f"the PSF is {width:.3g} um wide along {axis} and voxels are {voxel:.3g} um: under-sampled, of detail finer than "
-        f"{2 * voxel:.3g} um nothing can be restored. Acquire with voxels of {width * NYQUIST:.2g} um or less"
+        f"the PSF is {width:.3g} um wide along {axis} and voxels are {voxel:.3g} um: under-sampled, of detail finer "
+        f"than {2 * voxel:.3g} um nothing can be restored. Acquire with voxels of {width * NYQUIST:.2g} um or less"
         for axis, width, voxel, n in zip("zyx", widths, voxel_um, shape, strict=True)
         if n > 1 and voxel > NYQUIST * width * 1.001
     ]
@@ -427,6 +428,8 @@ def described(facts: Mapping[str, Any]) -> str:
 
 def _worded(name: str, value: Any) -> str:
     """A number of the optics with its unit, as people write it: NA 1.4, emission 525 nm."""
+    if name == "energy":
+        return f"{value:.1%} of the light kept"
     quantity, _, unit = name.rpartition("_")
     shown = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
     if unit in ("nm", "um", "au"):

@@ -157,10 +157,7 @@ class Restoration:
     def restored(self, image: Region, out: Box, halo: Triple, constants: Record, start: float) -> Any:
         """The restored voxels of `out` (float32), from its image grown by the halo as far as the volume goes."""
         if isinstance(self.method, Algorithm):
-            result = None
-            for result in self.iterates(image, out, halo, constants, start):  # noqa: B007
-                pass
-            return result
+            return self._restored_by_iteration(image, out, halo, constants, start)
         before, after = _cut_off(image.box, out.grow(halo))
         mirror = self.edges != "circular"
         whole = inverse.filtered(
@@ -174,33 +171,37 @@ class Restoration:
         )
         return whole[out.relative_to(image.box.start).slices]
 
-    def iterates(
-        self, image: Region, out: Box, halo: Triple, constants: Record, start: float, *, noise: Any = None
-    ) -> Iterator[Any]:
-        """The restored voxels of `out` after each iteration: views that the next one overwrites.
-
-        noise : what to add to the image, to see how the result follows.
-        """
-        assert isinstance(self.method, Algorithm)
-        xp = array_module(image.data)
-        data = image.data if noise is None else image.data + noise
-        origin = image.box.start
+    def _restored_by_iteration(self, image: Region, out: Box, halo: Triple, constants: Record, start: float) -> Any:
+        data, origin = image.data, image.box.start
         if self.edges == "reflect":
             before, after = _cut_off(image.box, out.grow(halo))
-            data = xp.pad(data, list(zip(before, after, strict=True)), mode="symmetric")
+            data = array_module(data).pad(data, list(zip(before, after, strict=True)), mode="symmetric")
             origin = triple(tuple(o - b for o, b in zip(origin, before, strict=True)))
-        kernels = xp.asarray(constants["psf"])
-        planes = [float(p) - origin[0] for p in constants["psf_planes"]]
-        for estimate in deconvolve.iterates(
+        estimate = None
+        for estimate in self.iterates(data, origin, constants, start):  # noqa: B007
+            pass
+        assert estimate is not None
+        return estimate[out.relative_to(origin).slices]
+
+    def iterates(self, data: Any, origin: Triple, constants: Record, start: float) -> Iterator[Any]:
+        """The estimate after each iteration, on the blur's domain; `data` begins at voxel `origin`."""
+        assert isinstance(self.method, Algorithm)
+        return deconvolve.iterates(
             data,
-            kernels[0] if self.psfs == 1 else DepthPsfs(planes, kernels),
+            self.kernel(data, origin, constants),
             self.method,
             iterations=self.iterations,
             background=self.background,
             start=start,
             edges=self.edges,
-        ):
-            yield estimate[out.relative_to(origin).slices]
+        )
+
+    def kernel(self, data: Any, origin: Triple, constants: Record) -> Any:
+        """The PSF for an array that begins at voxel `origin`, where the array is."""
+        kernels = array_module(data).asarray(constants["psf"])
+        if self.psfs == 1:
+            return kernels[0]
+        return DepthPsfs([float(p) - origin[0] for p in constants["psf_planes"]], kernels)
 
     def working_bytes(self, out: Triple, halo: Triple) -> int:
         """Peak bytes beside the image read and the result."""
