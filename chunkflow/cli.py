@@ -31,16 +31,21 @@ from chunkflow.errors import ChunkflowError, IncompleteError, UsageError
 from chunkflow.geometry.box import Triple
 from chunkflow.plan.pipeline import Pipeline
 from chunkflow.plan.plan import Plan
+from chunkflow.report.facts import RunFacts
+from chunkflow.report.psf_picture import png_of_psf
 from chunkflow.report.report import write_report
+from chunkflow.report.restoration import restoration_numbers, restored_with
 from chunkflow.run import demo as demonstration
+from chunkflow.run import make_psf, synthesise
 from chunkflow.run import status as states
-from chunkflow.run import synthesise
 from chunkflow.run.admission import check_admission
 from chunkflow.run.check import check as facts_of
 from chunkflow.run.driver import reusable, run_plan
 from chunkflow.run.engine import chosen_engine
 from chunkflow.run.progress import progress, write_json
 from chunkflow.run.result import Result, uncertified
+from chunkflow.stages.microscope import described
+from chunkflow.storage.files import write_atomic
 from chunkflow.storage.tiff import import_tiff
 
 P = ParamSpec("P")
@@ -234,6 +239,9 @@ def import_(
     if len(done.channels) > 1:
         typer.echo(f"channels: {', '.join(done.channels)}")
     typer.echo(f"voxel size {_numbers(done.voxel_um)} um (z y x), {done.voxel_source}")
+    for name, facts in zip(done.channels, done.optics, strict=True):
+        if facts:
+            typer.echo(f"optics of {name}: {', '.join(f'{k} {_fact(v)}' for k, v in facts.items())}, from the file")
 
 
 @app.command()
@@ -358,6 +366,61 @@ def synth(
     )
 
 
+@app.command()
+@reported
+def psf(
+    out: Annotated[str, typer.Argument(metavar="OUT.tif", help="PSF to write; its picture is OUT.png.")],
+    voxel_um: VoxelOption = None,
+    like: Annotated[str | None, typer.Option("--like", metavar="IN", help="Voxel size and optics of an image.")] = None,
+    pipeline: Annotated[
+        str | None, typer.Option("--pipeline", metavar="PIPELINE.yaml", help="The PSF it uses.")
+    ] = None,
+    input: Annotated[str | None, typer.Option("--input", metavar="IN", help="Image for the pipeline.")] = None,
+    beads: Annotated[str | None, typer.Option("--beads", metavar="IN", help="Image of beads to average.")] = None,
+    channel: Annotated[str | None, typer.Option("--channel", metavar="NAME|N", help="Of the image.")] = None,
+    fwhm_um: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option("--fwhm-um", metavar="Z Y X", help="Widths of a Gaussian, or expected of beads."),
+    ] = None,
+    microscope: Annotated[
+        str | None, typer.Option("--microscope", help="widefield, confocal, spinning-disk or light-sheet.")
+    ] = None,
+    objective: Annotated[str | None, typer.Option("--objective", metavar="'63x/1.4 oil'")] = None,
+    emission_nm: Annotated[float | None, typer.Option("--emission-nm", help="Wavelength detected.")] = None,
+    pinhole_au: Annotated[float | None, typer.Option("--pinhole-au", help="Diameter in Airy units.")] = None,
+    sample_index: Annotated[float | None, typer.Option("--sample-index", help="Refractive index.")] = None,
+    shape: Annotated[
+        tuple[int, int, int] | None, typer.Option("--shape", metavar="Z Y X", help="Voxels, instead of where light is.")
+    ] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="key=value", help="Any other key of psf; KEY.key of a pipeline."),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a PSF from optics, for a pipeline or from beads; write and draw it."""
+    tiff, picture = make_psf.check_free(out, overwrite=overwrite)
+    values = {"microscope": microscope, "objective": objective, "emission_nm": emission_nm, "pinhole_au": pinhole_au}
+    made = make_psf.make_psf(
+        {**values, "sample_index": sample_index, "fwhm_um": fwhm_um, "size": shape},
+        set or (),
+        voxel_um=voxel_um,
+        like=like,
+        pipeline=pipeline,
+        source=input,
+        beads=beads,
+        channel=channel,
+    )
+    drawn = png_of_psf(made.voxels, made.voxel_um, made.fwhm_um, described(made.facts))
+    make_psf.write_psf(tiff, made)
+    write_atomic(picture, drawn)
+    if as_json:
+        typer.echo(json.dumps({"output": str(tiff), "picture": str(picture), **made.to_dict()}, indent=1))
+    else:
+        _print_psf(_console(), made, tiff, picture)
+
+
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
@@ -411,6 +474,8 @@ def _totals(result: Result) -> dict[str, Any]:
         found["length_um"] = float(result.branches.length_um.sum())
     if len(found) == 3:
         found |= {"loops": int(result.objects.b1_graph.sum()), "certified": int(result.objects.certified.sum())}
+    if restored := restoration_numbers(RunFacts(result)):
+        found["restoration"] = restored
     return found
 
 
@@ -424,7 +489,8 @@ def _print_summary(console: Console, result: Result, report: Path) -> None:
     if "loops" in found:
         words += [_counted(found["loops"], "loop"), f"certified {found['certified']} of {found['objects']}"]
     out = result.path
-    lines = {"found": ", ".join(words), "result": str(out), "report": str(report)}
+    restored = restored_with(RunFacts(result)).removeprefix("restored ")
+    lines = {"found": ", ".join(words), "restored": restored, "result": str(out), "report": str(report)}
     if (out / "image.ome.zarr").is_dir():
         lines["napari"] = f"napari --plugin napari-ome-zarr {shlex.quote(str(out / 'image.ome.zarr'))}"
     if (out / "graph" / "precomputed").is_dir():
@@ -469,8 +535,27 @@ def _print_plan(console: Console, plan: Plan, reused: Sequence[str]) -> None:
     console.print(
         f"projected peak per worker: {_mib(plan.peak_bytes)} MiB of the {_mib(plan.memory)} MiB it may take", **PLAIN
     )
+    if "psf" in plan.facts:
+        console.print(f"PSF: {described(plan.facts['psf'])}", **PLAIN)
     for warning in plan.warnings:
         console.print(f"warning: {warning}", **PLAIN)
+
+
+def _print_psf(console: Console, made: make_psf.MadePsf, tiff: Path, picture: Path) -> None:
+    table = Table("", "value", "source")
+    for name, (value, origin) in made.facts.items():
+        table.add_row(name, _fact(value), origin)
+    console.print(table)
+    if made.beads is not None:
+        quality = Table("beads", "")
+        for name, text in make_psf.quality_rows(made.beads):
+            quality.add_row(name, text)
+        console.print(quality)
+    for warning in made.warnings:
+        console.print(f"warning: {warning}", **PLAIN)
+    console.print(f"{tiff}: {_fact(made.voxels.shape)} voxels of {_numbers(made.voxel_um)} um (z y x)", **PLAIN)
+    console.print(f"{'picture':<13} {picture}", **PLAIN)
+    console.print(f"{'use it':<13} deconvolve: {{psf: {{path: {tiff}}}}}", **PLAIN)
 
 
 def _print_status(console: Console, found: states.Status) -> None:

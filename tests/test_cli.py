@@ -439,3 +439,73 @@ def raising(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return fail
+
+
+# PSFs
+
+CONFOCAL = ("--microscope", "confocal", "--objective", "63x/1.4 oil", "--emission-nm", 525)
+
+
+def test_psf_writes_a_file_and_a_picture_and_says_where_every_number_came_from(here: Files) -> None:
+    result = chunkflow("psf", "p.tif", "--voxel-um", 0.3, 0.1, 0.1, *CONFOCAL, "--set", "depth_um=5")
+    assert result.exit_code == 0, result.output
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in result.stdout.splitlines() if "│" in line]
+    assert ["na", "1.4", "given"] in rows and ["depth_um", "5.0", "given"] in rows
+    assert ["sample_index", "1.333", "assumed"] in rows and ["pinhole_au", "1.0", "assumed"] in rows
+    assert [source for name, _, source in rows if name in ("fwhm_um", "shape", "energy")] == ["computed"] * 3
+    assert "deconvolve: {psf: {path: p.tif}}" in result.stdout
+    assert (here / "p.png").read_bytes().startswith(b"\x89PNG") and (here / "p.tif").is_file()
+    refused(chunkflow("psf", "p.tif", "--voxel-um", 0.3, 0.1, 0.1, *CONFOCAL), 2, "p.tif exists", "--overwrite")
+    wide = chunkflow("psf", "p.tif", "--voxel-um", 0.6, 0.1, 0.1, *CONFOCAL, "--overwrite", "--json")
+    found = json.loads(wide.stdout)
+    assert found["voxel_um"] == [0.6, 0.1, 0.1] and found["facts"]["na"] == {"value": 1.4, "source": "given"}
+    assert found["beads"] is None and [
+        "wide along z" in found["warnings"][0],
+        "0.183 um wide along y" in found["warnings"][1],
+    ] == [True, True]
+
+
+def test_psf_takes_the_voxel_size_of_an_image_and_asks_for_what_it_cannot_assume(here: Files) -> None:
+    assert "0.5 0.5 0.5 um" in chunkflow("psf", "p.tif", "--like", "in.ome.zarr", "--fwhm-um", 3, 1.5, 1.5).stdout
+    refused(chunkflow("psf", "q.tif", "--like", "in.ome.zarr", "--microscope", "confocal"), 2, "needs na", "objective")
+    lens = ("--objective", "63x/1.4 oil", "--microscope", "confocal")
+    refused(chunkflow("psf", "q.tif", "--like", "in.ome.zarr", *lens), 2, "needs emission_nm")
+    refused(chunkflow("psf", "q.tif", *lens), 2, "--voxel-um")
+    refused(chunkflow("psf", "q.png", "--like", "in.ome.zarr", *lens), 2, "does not end in .tif")
+    refused(chunkflow("psf", "q.tif", "--like", "in.ome.zarr", "--beads", "in.ome.zarr"), 2, "--like", "--beads")
+    assert not list(here.glob("q.*"))
+
+
+def test_psf_averages_beads_and_prints_their_quality(here: Files) -> None:
+    z, y, x = (np.exp(-(((np.arange(n) - n // 2) / 1.5) ** 2) / 2) for n in SHAPE)
+    write_volume(here / "beads.ome.zarr", (1000 * z[:, None, None] * y[:, None] * x).astype(np.uint16), (0.2, 0.1, 0.1))
+    result = chunkflow("psf", "b.tif", "--beads", "beads.ome.zarr", "--fwhm-um", 0.7, 0.35, 0.35)
+    assert result.exit_code == 0, result.output
+    rows = dict([cell.strip() for cell in line.split("│")[1:3]] for line in result.stdout.splitlines() if "│" in line)
+    assert (rows["found"], rows["used"], rows["rejected"]) == ("1", "1", "none")
+    assert rows["FWHM z"].startswith("0.70") and rows["FWHM x"].startswith("0.35")
+
+
+def test_a_plan_says_which_psf_it_would_use(here: Files) -> None:
+    edited(here, "stages:\n", "stages:\n  - deconvolve: {psf: {fwhm_um: [1.5, 1.2, 1.2]}}\n")
+    result = chunkflow("plan", "p.yaml", "in.ome.zarr", "-o", "out", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("PSF: ")]
+    assert line.startswith("PSF: gaussian; FWHM 1.5")
+    made = chunkflow("psf", "p.tif", "--pipeline", "p.yaml", "--input", "in.ome.zarr", "--json")
+    assert json.loads(made.stdout)["facts"]["model"] == {"value": "gaussian", "source": "given"}
+
+
+def test_import_prints_the_optics_of_each_channel_that_has_any(here: Files) -> None:
+    channel = '<Channel ID="C:0" Name="green" EmissionWavelength="525" SamplesPerPixel="1"/>'
+    xml = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="I:0">'
+        '<Pixels ID="P:0" DimensionOrder="XYZCT" Type="uint16" SizeX="8" SizeY="8" SizeZ="4" SizeC="1" SizeT="1" '
+        f'PhysicalSizeX="0.1" PhysicalSizeY="0.1" PhysicalSizeZ="0.3">{channel}<TiffData/></Pixels></Image></OME>'
+    )
+    tifffile.imwrite(
+        here / "a.ome.tif", np.ones((4, 8, 8), np.uint16), description=xml, metadata=None, photometric="minisblack"
+    )
+    result = chunkflow("import", "a.ome.tif", "a.ome.zarr")
+    assert result.exit_code == 0, result.output
+    assert "optics of green: emission_nm 525.0, from the file" in result.stdout.splitlines()

@@ -79,7 +79,9 @@ class BeadReport:
 
     @property
     def fwhm_sd_um(self) -> Values:
-        """(3,) z y x, of the beads; 0 for one bead."""
+        """(3,) z y x, of the beads; 0 for one bead, NaN where one does not fall to half."""
+        if not np.isfinite(self.fwhm_um).all():
+            return np.where(np.isfinite(self.fwhm_um).all(axis=0), 0.0, np.nan)
         return np.asarray(self.fwhm_um.std(axis=0, ddof=1 if len(self.fwhm_um) > 1 else 0))
 
 

@@ -17,6 +17,7 @@ import yaml
 
 from chunkflow.errors import ConfigError, InputNotFoundError, nearest
 from chunkflow.geometry.box import Triple
+from chunkflow.geometry.scale import MicrometerTriple
 from chunkflow.stages.base import Stage
 from chunkflow.stages.correct import Correct
 from chunkflow.stages.deconvolve import Deconvolve
@@ -43,7 +44,7 @@ STAGES: dict[str, type[Any]] = {
 }
 """Stages by the name users give them, in the only order that makes sense."""
 
-READ = ("measured", "dark_image", "flat_image")
+READ = ("measured", "measured_um", "dark_image", "flat_image")
 """Parameters that are read from the files that others name, and not written out."""
 
 SAVED = ("image", "probability", "mask", "labels", "skeleton")
@@ -325,7 +326,7 @@ def _corrections(stage: Correct, folder: Path) -> dict[str, Any]:
     for name, path in (("dark", stage.dark), ("flat", stage.flat)):
         if isinstance(path, str):
             where = str(folder / path)
-            found |= {name: where, f"{name}_image": _read_stack(where, f"correct: the {name} image")}
+            found |= {name: where, f"{name}_image": _read_stack(where, f"correct: the {name} image")[0]}
     return found
 
 
@@ -334,18 +335,20 @@ def _read_psf(psf: Psf, folder: Path) -> Psf:
     if psf.path is None:
         return psf
     path = str(folder / psf.path)
-    return replace(psf, path=path, model="measured", measured=_read_stack(path, "deconvolve: the PSF"))
+    voxels, voxel_um = _read_stack(path, "deconvolve: the PSF")
+    return replace(psf, path=path, model="measured", measured=voxels, measured_um=voxel_um)
 
 
-def _read_stack(path: str, called: str) -> Any:
-    """(Z, Y, X) voxels of a TIFF or of an OME-Zarr image; one plane is Z = 1."""
+def _read_stack(path: str, called: str) -> tuple[Any, MicrometerTriple | None]:
+    """(Z, Y, X) voxels of a TIFF or of an OME-Zarr image, and their size; one plane is Z = 1."""
     if Path(path).is_dir():
         volume = open_volume(path)
-        return volume.read(volume.box)
-    voxels = read_tiff(path).array
+        return volume.read(volume.box), volume.scale.voxel_um
+    image = read_tiff(path)
+    voxels = image.array
     if voxels.ndim != 3:
         raise ConfigError(f"{called} {path} has {voxels.ndim} axes", "Give one stack of planes (z, y, x)")
-    return voxels
+    return voxels, image.voxel_um
 
 
 def _plain(value: Any) -> Any:

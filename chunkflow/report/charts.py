@@ -1,7 +1,7 @@
 """Charts of columns of numbers as SVG, which takes its colours from the page.
 
       12 +-----------------+      One size for all, in units of the SVG; y runs down, as in every SVG:
-         |  __             |      bars between x = 58 and 448, their foot at y = 172, labels left of and below them.
+         |  __             |      bars or a line between x = 58 and 448, foot at y = 172, labels left and below.
          | |  |__   __     |      Axes are linear or logarithmic, with ticks at 1, 2, 5 times a power of ten.
      172 +-----------------+
         58               448
@@ -100,22 +100,66 @@ def chart(
         for left, right, count in zip(x.at(edges[:-1]), x.at(edges[1:]), counts, strict=True)
         if count > 0
     )
+    y_ticks = [t for t in y.ticks() if t == round(t)]
+    marker_at = None if marker is None else (marker, marker_label)
+    return _drawn(f"<g class='bars'>{bars}</g>", (x, x.ticks()), (y, y_ticks), (x_label, y_label), marker_at)
+
+
+def line(
+    values: NDArray[np.float64],
+    *,
+    first: int,
+    x_label: str,
+    y_label: str,
+    marker: int | None = None,
+    marker_label: str = "",
+) -> str:
+    """Values of successive whole numbers as an SVG; logarithmic where they span more than a factor of 50.
+
+    Parameters
+    ----------
+    values : (N,), the first at x = `first`. Those that are not finite are left out; empty with fewer than two others.
+    marker : an x value to draw a line at.
+    """
+    known = np.flatnonzero(np.isfinite(values))
+    if len(known) < 2:
+        return ""
+    low, high = float(values[known].min()), float(values[known].max())
+    is_log = low > 0 and high / low > 50
+    margin = 0.05 * (high - low) if high - low > SAME_VALUE * max(abs(low), abs(high)) else abs(low) / 10 or 0.5
+    x = _Axis(first, first + len(values) - 1, 58, 448, False)
+    y = _Axis(low / 1.2, high * 1.2, 172, 12, True) if is_log else _Axis(low - margin, high + margin, 172, 12, False)
+    points = " ".join(f"{x.at(first + k):.1f},{y.at(value):.1f}" for k, value in zip(known, values[known], strict=True))
+    marker_at = None if marker is None else (float(marker), marker_label)
+    x_ticks = [t for t in x.ticks() if t == round(t)]
+    content = f"<polyline class='line' points='{points}'/>"
+    return _drawn(content, (x, x_ticks), (y, y.ticks()), (x_label, y_label), marker_at)
+
+
+def _drawn(
+    content: str,
+    x: tuple[_Axis, list[float]],
+    y: tuple[_Axis, list[float]],
+    labels: tuple[str, str],
+    marker: tuple[float, str] | None,
+) -> str:
+    """An SVG of axes with ticks, labels of x and y, what is drawn between them, and a marker."""
+    (x_axis, x_ticks), (y_axis, y_ticks), (x_label, y_label) = x, y, labels
     marks = [
-        f"<line class='grid' x1='58' x2='448' y1='{y.at(t):.1f}' y2='{y.at(t):.1f}'/>"
-        f"<text x='52' y='{y.at(t) + 4:.1f}' text-anchor='end'>{tick_text(t)}</text>"
-        for t in y.ticks()
-        if t == round(t)
+        f"<line class='grid' x1='58' x2='448' y1='{y_axis.at(t):.1f}' y2='{y_axis.at(t):.1f}'/>"
+        f"<text x='52' y='{y_axis.at(t) + 4:.1f}' text-anchor='end'>{tick_text(t)}</text>"
+        for t in y_ticks
     ]
     marks += [
-        f"<line class='axis' x1='{x.at(t):.1f}' x2='{x.at(t):.1f}' y1='172' y2='176'/>"
-        f"<text x='{x.at(t):.1f}' y='190' text-anchor='middle'>{tick_text(t)}</text>"
-        for t in x.ticks()
+        f"<line class='axis' x1='{x_axis.at(t):.1f}' x2='{x_axis.at(t):.1f}' y1='172' y2='176'/>"
+        f"<text x='{x_axis.at(t):.1f}' y='190' text-anchor='middle'>{tick_text(t)}</text>"
+        for t in x_ticks
     ]
-    line = "" if marker is None else _marker(float(x.at(marker)), marker_label)
+    over = "" if marker is None else _marker(float(x_axis.at(marker[0])), marker[1])
     label = escape(f"{y_label} against {x_label}", quote=True)
     return (
         f"<svg class='chart' viewBox='0 0 460 216' role='img' aria-label='{label}'>{''.join(marks)}"
-        f"<g class='bars'>{bars}</g><line class='axis' x1='58' x2='448' y1='172' y2='172'/>{line}"
+        f"{content}<line class='axis' x1='58' x2='448' y1='172' y2='172'/>{over}"
         f"<text x='253' y='210' text-anchor='middle'>{escape(x_label)}</text>"
         f"<text transform='translate(12 92) rotate(-90)' text-anchor='middle'>{escape(y_label)}</text></svg>"
     )

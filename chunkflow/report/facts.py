@@ -21,6 +21,7 @@ from typing import Any
 import pandas as pd
 
 from chunkflow.errors import IntegrityError
+from chunkflow.run.findings import Findings
 from chunkflow.run.journal import Journal, PassState
 from chunkflow.run.places import run_folder
 from chunkflow.run.result import Result
@@ -71,6 +72,16 @@ class RunFacts:
     @property
     def stages(self) -> dict[str, Mapping[str, Any]]:
         return {key: values for stage in self.pipeline["stages"] for key, values in stage.items()}
+
+    @property
+    def expansion(self) -> float:
+        """How many times the specimen was swollen."""
+        return float(self.pipeline["input"].get("expansion", 1.0))
+
+    @property
+    def findings(self) -> Findings:
+        """What the merges found that the user should know."""
+        return Findings(self.pipeline, self.plan, self.result.pass_values)
 
     @cached_property
     def input_path(self) -> Path:

@@ -34,6 +34,7 @@ def what_ran(run: RunFacts) -> str:
         "input": str(run.input_path),
         "input array": f"{sides(source['shape'])} voxels (z × y × x), {source['dtype']}",
         "input voxel": f"{sides(source['voxel_um'])} µm",
+        "expansion": "" if run.expansion == 1 else f"{short(run.expansion)} times; the result is in µm before it",
         "values": "" if limits is None else _value_facts(limits),
         "missing chunks": number(source["missing_chunks"]) if source["missing_chunks"] else "",
         "result": f"{sides(output['shape'])} voxels of {sides(output['voxel_um'])} µm",

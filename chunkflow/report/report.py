@@ -1,8 +1,9 @@
 """The report of a finished run: one HTML file that a browser opens anywhere, without scripts or network.
 
-    facts.py  -->  report.py      warnings, certificate, truth, charts, tables  -->  report.html
-    what the       slices.py      pictures of three planes                           all of it, or one error
-    run left       provenance.py  what ran, and how to go on
+    facts.py  -->  report.py       warnings, certificate, truth, charts, tables  -->  report.html
+    what the       restoration.py  light corrected, blur taken out                    all of it, or one error
+    run left       slices.py       pictures of three planes
+                   provenance.py   what ran, and how to go on
 
 Text, tables and charts come from the plan, the journal, the records and the tables of the run; the pictures from three
 planes of the arrays. What a pipeline did not make is left out with a sentence. The tables and the graph's curves are
@@ -35,6 +36,7 @@ from chunkflow.report.html import (
     table_heading,
 )
 from chunkflow.report.provenance import how_to_open, passes, reproduce, what_ran
+from chunkflow.report.restoration import expansion_line, restoration
 from chunkflow.report.slices import slices
 from chunkflow.run.result import Result
 from chunkflow.storage.files import write_atomic
@@ -114,11 +116,14 @@ def _sections(
     run: RunFacts, truth: Mapping[str, float], found: Mapping[str, float], tolerance: Mapping[str, float]
 ) -> Iterable[str]:
     yield _part("", lambda: _warnings(run))
+    yield _part("", lambda: _boxes(run.findings.all()))
     yield _part("", lambda: _tiles(run))
+    yield _part("", lambda: expansion_line(run))
     yield _part("Certificate", lambda: _certificate(run))
     if truth:
         yield _part("Found against truth", lambda: _against_truth({**run.numbers, **found}, truth, tolerance))
     yield _part("Slices", lambda: slices(run))
+    yield _part("Restoration", lambda: restoration(run))
     yield _part("Threshold", lambda: _threshold(run))
     yield _part("Distributions", lambda: _distributions(run))
     yield _part("Objects", lambda: _rows(run, "objects", OBJECT_COLUMNS))
@@ -303,4 +308,8 @@ def _warnings(run: RunFacts) -> str:
         for unit, report in sorted(run.state(p["name"]).failed.items()):
             place = f"at {report.get('core', 'unknown')} (z,y,x in voxels)"
             found.append(f"Block {unit} of pass {p['name']} {place} was set aside: {report.get('error', '')}")
-    return "".join(f"<div class='warning'>{escape(text)}</div>" for text in found)
+    return _boxes(found)
+
+
+def _boxes(texts: Iterable[str]) -> str:
+    return "".join(f"<div class='warning'>{escape(text)}</div>" for text in texts)

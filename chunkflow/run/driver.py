@@ -22,12 +22,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from chunkflow.backend import Device, find_device
 from chunkflow.errors import (
@@ -41,6 +38,7 @@ from chunkflow.errors import (
 from chunkflow.plan.plan import Pass, Plan
 from chunkflow.run.admission import check_admission, forget_run, remember_input
 from chunkflow.run.engine import Engine, chosen_engine
+from chunkflow.run.findings import Findings
 from chunkflow.run.intact import Files, block_is_intact, merge_is_intact
 from chunkflow.run.journal import Journal
 from chunkflow.run.lock import OutputLock, next_epoch
@@ -62,7 +60,6 @@ Event = Mapping[str, Any]
 Listener = Callable[[Event], None]
 
 ATTEMPTS = 2  # of a unit whose error may pass: a file system that hiccups
-COMMON_SHARE = 0.4  # of the voxels, all with one value: rather padding than data
 
 
 @dataclass(slots=True)
@@ -163,13 +160,19 @@ def _compute(run: Run) -> None:
     """Everything between the first line of the journal and the last."""
     needed = _needed(run)
     names = {p.name for p in needed}
+    findings = Findings(
+        run.plan.pipeline.to_dict(),
+        run.plan.to_dict(),
+        lambda name: read_record(merged_path(run.places.records(name))),
+    )
     run.say({"event": "plan", "passes": [p.name for p in run.plan.passes], "needed": [p.name for p in needed]})
     for p in run.plan.passes:
         if p.name in names:
             _run_pass(run, p)
         else:
             run.say({"event": "reused", "pass": p.name, "units": p.units})
-        _warn_of_common_value(run, p)
+        for warning in findings.after(p.name):
+            run.say({"event": "warning", "text": warning})
     _audit(run)
     publish(run.plan, run.places, run.journal)
     _drop_temporaries(run)
@@ -354,23 +357,6 @@ def _final_layout(run: Run, layout: ArrayLayout, labels: bool) -> ArrayLayout:
         return layout
     merged = read_record(merged_path(run.places.records("label-merge")))
     return replace(layout, dtype=label_dtype(merged).name)
-
-
-def _warn_of_common_value(run: Run, p: Pass) -> None:
-    """Say so when one value fills most of the volume and nobody said that it is no data."""
-    if p.name != "range" or run.plan.pipeline.input.nodata is not None:
-        return
-    limits = read_record(merged_path(run.places.records("range")))
-    share = int(limits["common_count"][0]) / prod(run.plan.input.shape)
-    if share > COMMON_SHARE and float(limits["low"][0]) < float(limits["high"][0]):
-        value = np.format_float_positional(limits["common"][0], trim="-")
-        run.say(
-            {
-                "event": "warning",
-                "text": f"{share:.0%} of the input has the value {value}. If that is padding, set "
-                f"input: {{nodata: {value}}}: it takes part in thresholds now",
-            }
-        )
 
 
 def _audit(run: Run) -> None:

@@ -101,7 +101,8 @@ class Deconvolve:
     dtype : of the restored image
     scale : grey values per unit of a uint16 image; "auto" gives four times the brightest raw voxel the highest value.
         What is beyond is clipped and counted. What follows, thresholds too, sees the scaled values
-    negative : whether negative voxels count as 0 ("clip") or stop the run ("fail")
+    negative : "fail" stops the run where voxels are negative; "clip" counts them, and they are 0 for Richardson-Lucy and
+        its kin, while the linear and gradient algorithms take them as they are
     """
 
     psf: Psf | dict[str, Psf]
@@ -234,6 +235,7 @@ class Deconvolve:
             name=self.algorithm,
             iterations=self.count,
             tolerance=self.tolerance,
+            edges=self.edges,
             largest=triple(
                 tuple(min(t, n - 1) for t, n in zip(self.tile_for((33, 33, 33), shape), shape, strict=True))
             ),

@@ -1,63 +1,31 @@
 """The PSF a user names: a width, a file, a model with its optics, or a microscope and its objective.
 
-What the user leaves out is taken from the image's metadata where it is there, and else assumed; `PsfOnGrid.facts` says
-of every number where it came from. The numerical aperture and the wavelength are never assumed: who does not know them
-is asked.
-
-    microscope, objective "63x/1.4 oil"  ->  model, na, indices, magnification  ->  voxels  ->  cut to where light is
+what the user and the image say  ->  numbers of the optics (`stages.microscope`)  ->  voxels  ->  cut to the light
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from math import ceil
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkflow.errors import ConfigError, nearest
+from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Triple, triple
 from chunkflow.kernels import extent, optics, psf
 from chunkflow.kernels.layers import DESIGN_COVERSLIP_INDEX, Optics
 from chunkflow.kernels.layers import Model as Light
+from chunkflow.stages.microscope import Microscope, Model, read_objective, settled
 from chunkflow.stages.parameters import check_parameters
-
-Model = Literal[
-    "gaussian",
-    "measured",
-    "born-wolf",
-    "gibson-lanni",
-    "richards-wolf",
-    "variable-index",
-    "confocal",
-    "spinning-disk",
-    "light-sheet",
-]
-Microscope = Literal["widefield", "confocal", "spinning-disk", "light-sheet"]
-
-OF_MICROSCOPE: Mapping[str, Model] = {
-    "widefield": "gibson-lanni",
-    "confocal": "confocal",
-    "spinning-disk": "spinning-disk",
-    "light-sheet": "light-sheet",
-}
-IMMERSION = {"air": 1.0, "dry": 1.0, "water": 1.333, "silicone": 1.406, "glycerol": 1.46, "oil": 1.515}
-"""Refractive indices by the words on objectives (23 C, yellow light)."""
-OBJECTIVE = re.compile(
-    r"(?:(?P<magnification>\d+(?:\.\d+)?)\s*[x×]\s*/?\s*)?(?P<na>\d*\.\d+|\d+)\s*(?P<medium>[a-z]+)?$", re.I
-)
-
-ASSUMED = {"pinhole_au": 1.0, "pinhole_um": 50.0, "sample_index": 1.333, "sheet_um": 2.0}
-"""Taken where neither the user nor the image says: a pinhole of one Airy unit, 50 um of a spinning disk, water."""
-STOKES = 0.94
-"""Excitation over emission wavelength where only the latter is known: 490 nm for 520 nm."""
 
 NYQUIST = 0.5
 """Voxels over the full width at half maximum above which a PSF is under-sampled."""
+SAME_VOXEL = 0.02
+"""By which voxel sizes of a PSF and its image may differ."""
 LARGEST_SIDE = 129
 """Voxels of a computed PSF along an axis at most."""
 
@@ -87,7 +55,7 @@ class Psf:
         energy, floor : a computed PSF is cut where the rest holds less than 1 - energy of the light, or is darker than
             `floor` times the peak (widefield light never ends along z); at most 129 voxels and the image
         size : voxels in z, y, x instead
-    measured : (Z, Y, X) voxels; filled in from `path` when a pipeline is read
+    measured : (Z, Y, X) voxels; filled in from `path` when a pipeline is read, and measured_um, the voxel size there
     """
 
     model: Model | None = None
@@ -115,6 +83,7 @@ class Psf:
     floor: float = 2e-3
     size: Triple | None = None
     measured: Any = None
+    measured_um: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.index_profile is not None:
@@ -128,14 +97,14 @@ class Psf:
             if min(self.fwhm_um) <= 0:
                 raise ConfigError(f"deconvolve: psf fwhm_um {list(self.fwhm_um)} is not positive", "Give widths in um")
             return
-        if self.model in ("gaussian", "measured") or (self.model is None and self.microscope is None):
+        if self.model in ("gaussian", "measured") or not (self.model or self.microscope or self.objective or self.na):
             raise ConfigError(
                 "deconvolve: psf says neither how wide it is nor what made it",
                 "For example fwhm_um: [0.6, 0.25, 0.25], path: psf.tif, or microscope: confocal, "
                 "objective: 63x/1.4 oil, emission_nm: 525",
             )
         if self.objective is not None:
-            _objective(self.objective)
+            read_objective(self.objective)
         if self.slab_um is not None and self.slab_um <= 0:
             raise ConfigError(f"deconvolve: psf slab_um {self.slab_um} is not positive", "Give a depth in um, say 2")
         if not 0 < self.energy < 1:
@@ -193,6 +162,7 @@ class PsfOnGrid:
 def _given(chosen: Psf, voxel_um: tuple[float, float, float], shape: Triple) -> PsfOnGrid:
     """A Gaussian or a measured PSF."""
     facts: dict[str, Any] = {}
+    _check_voxel_size(chosen, voxel_um)
     if chosen.measured is not None:
         kernel = psf.normalise(chosen.measured)
         facts["model"] = ("measured", "given")
@@ -204,7 +174,18 @@ def _given(chosen: Psf, voxel_um: tuple[float, float, float], shape: Triple) -> 
         facts["fwhm_um"] = (list(chosen.fwhm_um), "given")
     else:
         raise ConfigError(f"deconvolve: psf {chosen.path} was not read", "Load the pipeline with Pipeline.from_yaml")
-    return _on_grid(kernel[None], [0.0], voxel_um, shape, facts)
+    widths = None if chosen.fwhm_um is None or chosen.measured is not None else np.asarray(chosen.fwhm_um)
+    return _on_grid(kernel[None], [0.0], voxel_um, shape, facts, widths)
+
+
+def _check_voxel_size(chosen: Psf, voxel_um: tuple[float, float, float]) -> None:
+    """A measured PSF must have the voxels of the image, where its file tells."""
+    stated = chosen.measured_um
+    if stated is not None and any(abs(a - b) > SAME_VOXEL * b for a, b in zip(stated, voxel_um, strict=True)):
+        raise ConfigError(
+            f"deconvolve: the PSF {chosen.path} has voxels of {list(stated)} um, the image of {list(voxel_um)}",
+            "Resample the PSF to the image's voxels, or correct the voxel size that its file states",
+        )
 
 
 @lru_cache(maxsize=8)
@@ -212,19 +193,21 @@ def _computed(
     chosen: Psf, voxel_um: tuple[float, float, float], shape: Triple, metadata: tuple[tuple[str, Any], ...]
 ) -> PsfOnGrid:
     """A PSF from optics."""
-    facts = _resolved(chosen, dict(metadata))
+    given = {f.name: (getattr(chosen, f.name), getattr(chosen, f.name) == f.default) for f in fields(chosen)}
+    facts = settled(given, dict(metadata))
     largest = triple(tuple(min(LARGEST_SIDE, n - (n + 1) % 2) for n in shape))
     depths = _depths(chosen, voxel_um[0], shape[0])
 
     centre: optics.Centre = "peak" if chosen.slab_um is None else "nominal"
     kernels = [_model(facts, chosen, chosen.size or largest, voxel_um, depth, centre) for depth in depths]
+    widths = extent.fwhm(kernels[len(kernels) // 2], voxel_um)
     if chosen.size is None:
         kept = [extent.support(kernel, chosen.energy, floor=chosen.floor) for kernel in kernels]
         size = triple(tuple(max(each.shape[axis] for each in kept) for axis in range(3)))
         kernels = [psf.cropped(kernel, size) for kernel in kernels]
         facts["energy"] = (round(min(each.energy for each in kept), 4), "computed")
     planes = [(depth - chosen.depth_um) / voxel_um[0] for depth in depths]
-    return _on_grid(np.stack(kernels), planes, voxel_um, shape, facts)
+    return _on_grid(np.stack(kernels), planes, voxel_um, shape, facts, widths)
 
 
 def _depths(chosen: Psf, voxel_um: float, planes: int) -> list[float]:
@@ -241,11 +224,13 @@ def _on_grid(
     voxel_um: tuple[float, float, float],
     shape: Triple,
     facts: Mapping[str, Any],
+    widths_um: NDArray[np.float64] | None = None,
 ) -> PsfOnGrid:
+    """Checked voxels; `widths_um` as given, or as measured before the PSF was cut."""
     flat = tuple(axis + 1 for axis, n in enumerate(shape) if n == 1)
     if flat:  # an image of one plane holds no blur across it
         kernels = kernels.sum(axis=flat, keepdims=True)
-    z, y, x = extent.fwhm(kernels[len(kernels) // 2], voxel_um)
+    z, y, x = extent.fwhm(kernels[len(kernels) // 2], voxel_um) if widths_um is None else widths_um
     widths = (float(z), float(y), float(x))
     warnings = [
         f"the PSF is {width:.3g} um wide along {axis} and voxels are {voxel:.3g} um: under-sampled, of detail finer "
@@ -266,88 +251,6 @@ def _on_grid(
         facts=shown,
         warnings=tuple(warnings),
     )
-
-
-def _objective(text: str) -> dict[str, Any]:
-    """Magnification, NA and immersion of "63x/1.4 oil"."""
-    found = OBJECTIVE.match(text.strip())
-    if found is None:
-        raise ConfigError(f"deconvolve: psf objective {text!r} cannot be read", 'Write it as "63x/1.4 oil"')
-    medium = (found["medium"] or "").lower()
-    if medium and medium not in IMMERSION:
-        raise ConfigError(f"deconvolve: psf objective {text!r}: immersion {medium!r}", nearest(medium, IMMERSION))
-    facts: dict[str, Any] = {"na": float(found["na"])}
-    if found["magnification"]:
-        facts["magnification"] = float(found["magnification"])
-    if medium:
-        facts["immersion_index"] = IMMERSION[medium]
-    return facts
-
-
-def _resolved(chosen: Psf, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Every number of the optics with its source: the user, the image, or an assumption."""
-    stated = dict(metadata)
-    if "immersion_index" not in stated and stated.get("immersion") in IMMERSION:
-        stated["immersion_index"] = IMMERSION[stated["immersion"]]
-    written = _objective(chosen.objective) if chosen.objective else {}
-
-    def found(name: str) -> tuple[Any, str] | None:
-        given = getattr(chosen, name)
-        if given is None:
-            given = written.get(name)
-        if given is not None:
-            return given, "given"
-        return (stated[name], "image") if name in stated else None
-
-    microscope = chosen.microscope or stated.get("mode")
-    model = chosen.model or OF_MICROSCOPE[str(microscope)]
-    facts: dict[str, Any] = {"model": (model, "given" if chosen.model or chosen.microscope else "image")}
-    for name, remedy in (
-        ("na", "It is written on the objective: objective: 63x/1.4 oil, or na: 1.4"),
-        ("emission_nm", "Give the wavelength that was detected: emission_nm: 525"),
-    ):
-        facts[name] = _asked(found(name), name, remedy)
-    medium = found("immersion_index")
-    if medium is None or (medium[1] == "image" and medium[0] <= facts["na"][0]):  # another objective than the image's
-        medium = _immersion_of(facts["na"][0]), "assumed"
-    facts["immersion_index"] = medium
-    for name in _needed(str(model)):
-        facts[name] = found(name) or _assumed(name, facts)
-    return facts
-
-
-def _asked(value: tuple[Any, str] | None, name: str, remedy: str) -> tuple[Any, str]:
-    if value is None:
-        raise ConfigError(f"deconvolve: psf needs {name}, and the image does not tell", remedy)
-    return value
-
-
-def _immersion_of(na: float) -> float:
-    """The least index that passes an NA: air, water or oil."""
-    return next((index for index in (1.0, 1.333, 1.515) if na < index), 1.515)
-
-
-def _needed(model: str) -> tuple[str, ...]:
-    """Numbers beside NA, wavelength and immersion that a model takes."""
-    return {
-        "born-wolf": (),
-        "gibson-lanni": ("sample_index",),
-        "richards-wolf": ("sample_index",),
-        "variable-index": (),
-        "confocal": ("sample_index", "excitation_nm", "pinhole_au"),
-        "spinning-disk": ("sample_index", "excitation_nm", "pinhole_um", "magnification"),
-        "light-sheet": ("sample_index", "sheet_um"),
-    }[model]
-
-
-def _assumed(name: str, facts: Mapping[str, Any]) -> tuple[Any, str]:
-    if name == "excitation_nm":
-        return round(STOKES * float(facts["emission_nm"][0]), 1), "assumed"
-    if name == "magnification":
-        raise ConfigError(
-            "deconvolve: psf needs the magnification of the objective", "objective: 63x/1.4 oil, or magnification: 63"
-        )
-    return ASSUMED[name], "assumed"
 
 
 def _model(
@@ -372,7 +275,7 @@ def _model(
         emission_um=number["emission_nm"] / 1000,
         immersion_index=number["immersion_index"],
         sample_index=number.get("sample_index", profile[0][1] if profile else number["immersion_index"]),
-        coverslip_index=max(chosen.coverslip_index, number["na"] * 1.0001),
+        coverslip_index=chosen.coverslip_index,
         coverslip_um=chosen.coverslip_um,
         depth_um=depth_um,
     )
@@ -407,31 +310,3 @@ def _model(
     return optics.confocal(
         size, voxel_um, layers, excitation_um=excitation_um, pinhole_au=number["pinhole_au"], model=light, centre=centre
     )
-
-
-def described(facts: Mapping[str, Any]) -> str:
-    """One line for people: the optics, what of them the image said, the widths, and what was assumed."""
-
-    def listed(source: str) -> str:
-        return ", ".join(_worded(n, value) for n, (value, s) in facts.items() if s == source and n not in apart)
-
-    apart = ("model", "fwhm_um", "shape")
-    parts = [", ".join(filter(None, (str(facts["model"][0]), listed("given"), listed("computed"))))]
-    if facts["model"][1] == "image" or listed("image"):
-        model = str(facts["model"][0]) if facts["model"][1] == "image" else ""
-        parts.append("from the image: " + ", ".join(filter(None, (model, listed("image")))))
-    parts.append("FWHM " + " x ".join(f"{width:.3g}" for width in facts["fwhm_um"][0]) + " um")
-    if listed("assumed"):
-        parts.append(f"assumed: {listed('assumed')}")
-    return "; ".join(parts)
-
-
-def _worded(name: str, value: Any) -> str:
-    """A number of the optics with its unit, as people write it: NA 1.4, emission 525 nm."""
-    if name == "energy":
-        return f"{value:.1%} of the light kept"
-    quantity, _, unit = name.rpartition("_")
-    shown = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
-    if unit in ("nm", "um", "au"):
-        return f"{quantity.replace('_', ' ')} {shown} {'AU' if unit == 'au' else unit}"
-    return f"{'NA' if name == 'na' else name.replace('_', ' ')} {shown}"

@@ -121,6 +121,8 @@ ALGORITHMS: Mapping[str, Known] = {
 }
 """Algorithms by the names users give them. Regularisations: see each strategy's docstring for the unit."""
 
+ZERO_REACH = 1.4
+"""How much further tiles must read that take what they do not see as dark."""
 MOMENTUM_REACH = 1.5
 """How much further momentum looks than the same number of plain iterations."""
 
@@ -228,6 +230,7 @@ def halo(
     iterations: int,
     tolerance: float,
     largest: Triple,
+    edges: Edges,
 ) -> Triple:
     """Voxels a tile reads beyond its core: the rule of `kernels.psf.halo`, or the tail of an inverse filter.
 
@@ -241,6 +244,7 @@ def halo(
     if not isinstance(method, Algorithm):
         return inverse.halo(kernels[0], method, tolerance=tolerance, largest=largest)
     reach = ALGORITHMS[name].reach * (MOMENTUM_REACH if method.momentum else 1.0)
+    reach *= ZERO_REACH if edges == "zero" else 1.0
     each = [psf.halo(kernel, iterations=iterations, tolerance=tolerance, reach=reach) for kernel in kernels]
     return triple(tuple(max(h[axis] for h in each) for axis in range(3)))
 

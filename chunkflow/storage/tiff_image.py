@@ -92,6 +92,14 @@ def read_tiff(path: str | Path, *, axes: str | None = None) -> TiffImage:
         return _described(path, file, axes)
 
 
+def write_tiff(path: str | Path, voxels: NDArray[Any], voxel_um: MicrometerTriple) -> None:
+    """Write (Z, Y, X) voxels as a TIFF that ImageJ opens with its voxel size."""
+    z, y, x = voxel_um
+    metadata = {"axes": "ZYX", "spacing": z, "unit": "um", "min": float(voxels.min()), "max": float(voxels.max())}
+    # three planes are not red, green and blue
+    tifffile.imwrite(path, voxels, imagej=True, photometric="minisblack", resolution=(1 / x, 1 / y), metadata=metadata)
+
+
 @contextmanager
 def _damage_reported(path: Path) -> Iterator[None]:
     """Turn whatever the reader raises, or only logs, into one InputError."""
