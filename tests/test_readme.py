@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import yaml
 
 import chunkflow as cf
 from chunkflow.cli import app
+from chunkflow.stages.restoration import ALGORITHMS
 from chunkflow.synth import optics, phantoms
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +23,27 @@ def snippet(language: str) -> str:
     found = re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)
     assert found is not None
     return found[1]
+
+
+GUIDE = (ROOT / "docs" / "deconvolution.md").read_text(encoding="utf-8")
+
+
+def test_the_stages_of_the_guide_are_read(tmp_path: Path) -> None:
+    for name in ("dark.tif", "flat.tif"):
+        tifffile.imwrite(tmp_path / name, np.ones((8, 8), np.uint16))
+    snippets = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    assert len(snippets) >= 5
+    for text in snippets:
+        assert cf.Pipeline.from_dict({"version": 1, "stages": yaml.safe_load(text)}, folder=tmp_path).stages
+
+
+def test_links_of_the_guide_lead_to_files() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", GUIDE)
+    assert [target for target in targets if not (ROOT / "docs" / target).exists()] == []
+
+
+def test_the_guide_names_every_algorithm() -> None:
+    assert [name for name in ALGORITHMS if f"`{name}`" not in GUIDE] == []
 
 
 def test_links_lead_to_files() -> None:

@@ -101,8 +101,8 @@ class Deconvolve:
     dtype : of the restored image
     scale : grey values per unit of a uint16 image; "auto" gives four times the brightest raw voxel the highest value.
         What is beyond is clipped and counted. What follows, thresholds too, sees the scaled values
-    negative : "fail" stops the run where voxels are negative; "clip" counts them, and they are 0 for Richardson-Lucy and
-        its kin, while the linear and gradient algorithms take them as they are
+    negative : "fail" stops the run where voxels are negative; "clip" counts them, and they are 0 for Richardson-Lucy
+        and its kin, while the linear and gradient algorithms take them as they are
     """
 
     psf: Psf | dict[str, Psf]
