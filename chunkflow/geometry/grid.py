@@ -10,7 +10,6 @@ A grid holds three numbers per axis and enumerates nothing: a billion blocks cos
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -78,14 +77,6 @@ class Grid:
         there = triple(tuple(p + d for p, d in zip(self.position(index), direction, strict=True)))
         is_inside = all(0 <= p < n for p, n in zip(there, self.counts, strict=True))
         return self.index(there) if is_inside else None
-
-    def touching(self, box: Box) -> Iterator[int]:
-        """Indices of the blocks whose cores meet `box`, in order."""
-        ranges = [
-            range(max(a, 0) // c, min(-(-b // c), n))
-            for a, b, c, n in zip(box.start, box.stop, self.core, self.counts, strict=True)
-        ]
-        return (self.index(triple(position)) for position in product(*ranges))
 
     def read_amplification(self, halo: Triple) -> float:
         """Voxels read over voxels written, summed over the grid."""

@@ -94,7 +94,13 @@ class Blur:
         self._back = None if back is None else self._transform(on_torus(back(psf), self.padded, xp))
 
     def _transform(self, kernel: Any) -> Any:
-        self.over_planes(self.padded[0], lambda planes: self.load(planes, kernel[planes]))
+        def load(planes: slice) -> None:
+            if kernel[planes].any():
+                self.load(planes, kernel[planes])
+            else:
+                self._spectrum[planes] = 0
+
+        self.over_planes(self.padded[0], load)
         otf = self._xp.empty_like(self._spectrum)
 
         def transform(rows: slice) -> None:

@@ -326,7 +326,9 @@ class _Loop:
         self.operator, self.algorithm, self.xp = operator, algorithm, xp
         self.background, self.on_torus, self.unit = background, on_torus, start
         self.floor = max(MODEL_FLOOR * start, float(np.finfo(np.float32).tiny))
-        self.weight = self._inverse_of_seen() if algorithm.update.multiplies and algorithm.back is None else None
+        is_all_seen = operator.padded == operator.shape  # nothing beyond the image, so that B1 is 1
+        weighs = algorithm.update.multiplies and algorithm.back is None and not is_all_seen
+        self.weight = self._inverse_of_seen() if weighs else None
         self.estimate = xp.full(operator.domain, start, np.float32)
         self.newest = self.estimate.copy() if algorithm.momentum else self.estimate
         operator.over_planes(operator.domain[0], self._load)
@@ -360,6 +362,8 @@ class _Loop:
                 correction = _positive_share(correction, self.weight[planes])
             elif algorithm.back is not None:
                 correction = _positive_change(correction)
+            elif algorithm.update.multiplies:
+                correction = _positive_share(correction, np.float32(1))
             here = None if penalty is None else penalty[planes]
             new = algorithm.update.correct(self.estimate[planes], correction, here)
             if algorithm.shrinkage is None:

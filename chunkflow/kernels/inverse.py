@@ -206,7 +206,14 @@ def _laplacian_parts(torus: Triple) -> tuple[NDArray[np.float64], ...]:
     return tuple((1 - np.cos(2 * np.pi * k)) / 6 for k in frequencies)
 
 
-def halo(psf: NDArray[Any], inverse: Inverse, *, tolerance: float, largest: Triple) -> Triple:
+def halo(
+    psf: NDArray[Any],
+    inverse: Inverse,
+    *,
+    tolerance: float,
+    largest: Triple,
+    uncut: tuple[bool, bool, bool] = (False, False, False),
+) -> Triple:
     """Voxels a tile must read around its core so that the filtered tile agrees with a filtered whole volume.
 
     What a tile gets wrong is the filter's tail, g beyond h voxels along some axis, applied to what it did not see. Cut
@@ -227,14 +234,19 @@ def halo(psf: NDArray[Any], inverse: Inverse, *, tolerance: float, largest: Trip
     psf : (Pz, Py, Px), sums to 1, centre at shape // 2.
     tolerance : relative L2 difference allowed in the core of a tile.
     largest : the largest halo allowed per axis, voxels; 0 for an axis of one voxel, which needs none.
+    uncut : axes along which one tile holds the volume: they take as much as they are allowed, and miss nothing.
 
     Returns the halo in voxels, z y x.
 
     Raises
     ------
-    PlanError : an axis needs more than `largest`; it names the halo that would do, if one within `SEARCH` times does.
+    PlanError : an axis that is cut needs more than `largest`; it names the halo that would do, if one within `SEARCH` times does.
     """
     found = [_axis_halo(psf, inverse, axis, tolerance / 3 / CONTRAST, largest) for axis in range(3)]
+    found = [
+        limit if whole and (h is None or h > limit) else h
+        for h, limit, whole in zip(found, largest, uncut, strict=True)
+    ]
     if any(h is None or h > limit for h, limit in zip(found, largest, strict=True)):
         raise PlanError(_refusal(found, tolerance, largest), "Use a larger regularization, tolerance or tile")
     return triple(tuple(h or 0 for h in found))

@@ -236,9 +236,8 @@ class Deconvolve:
             iterations=self.count,
             tolerance=self.tolerance,
             edges=self.edges,
-            largest=triple(
-                tuple(min(t, n - 1) for t, n in zip(self.tile_for((33, 33, 33), shape), shape, strict=True))
-            ),
+            shape=shape,
+            tile=self.tile_for((33, 33, 33), shape),
         )
 
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
@@ -333,7 +332,7 @@ class Deconvolve:
                     restoration=restoration,
                     halo=reach,
                     tolerance=self.tolerance,
-                    samples=probe_boxes(grid),
+                    samples=probe_boxes(grid, finds_stop=self.stop is not None),
                     finds_stop=self.stop is not None,
                     voxel_um=voxel_um,
                 ),

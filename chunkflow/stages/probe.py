@@ -33,6 +33,8 @@ SIDE = 48
 COLUMNS = ("residual", "i_divergence", "gcv", "resolution_um")
 """Known after each iteration: |y - m| / |y|, I-divergence and GCV per voxel, lateral resolution (FSC of 1/7)."""
 SAMPLES = 4
+TILES_PER_SAMPLE = 8
+"""A sample costs a tenth of a tile or so; few tiles get fewer samples, unless iterations are to be found."""
 WIDEST = 2.25
 """The halo that stands for the whole volume, in units of the halo."""
 TRIED = (1.0, 1.25, 1.5, 1.75)
@@ -40,11 +42,12 @@ TRIED = (1.0, 1.25, 1.5, 1.75)
 SEED = 20
 
 
-def probe_boxes(grid: Grid) -> tuple[tuple[Triple, Box], ...]:
+def probe_boxes(grid: Grid, *, finds_stop: bool = False) -> tuple[tuple[Triple, Box], ...]:
     """(start of the tile's core, sample): the middle tile of the lattice, and some that a fixed seed picks."""
     middle = grid.index(triple(tuple((n - 1) // 2 for n in grid.counts)))
     others = np.random.default_rng(SEED).permutation(len(grid))[:SAMPLES]
-    chosen = list(dict.fromkeys([middle, *others.tolist()]))[: min(SAMPLES, max(1, len(grid) // 2))]
+    count = SAMPLES if finds_stop else max(1, len(grid) // TILES_PER_SAMPLE)
+    chosen = list(dict.fromkeys([middle, *others.tolist()]))[: min(SAMPLES, count)]
     found = []
     for index in chosen:
         core = grid.core_of(index)

@@ -229,20 +229,23 @@ def halo(
     name: str,
     iterations: int,
     tolerance: float,
-    largest: Triple,
+    shape: Triple,
+    tile: Triple,
     edges: Edges,
 ) -> Triple:
     """Voxels a tile reads beyond its core: the rule of `kernels.psf.halo`, or the tail of an inverse filter.
 
     kernels : (K, Pz, Py, Px); the widest decides
-    largest : what an inverse filter may take at most
+    shape, tile : of the volume and of the largest tile; an inverse filter may take as much as a tile
 
     Raises
     ------
     PlanError : an inverse filter needs more.
     """
     if not isinstance(method, Algorithm):
-        return inverse.halo(kernels[0], method, tolerance=tolerance, largest=largest)
+        z, y, x = (t >= n for t, n in zip(tile, shape, strict=True))
+        largest = triple(tuple(min(t, n - 1) for t, n in zip(tile, shape, strict=True)))
+        return inverse.halo(kernels[0], method, tolerance=tolerance, largest=largest, uncut=(z, y, x))
     reach = ALGORITHMS[name].reach * (MOMENTUM_REACH if method.momentum else 1.0)
     reach *= ZERO_REACH if edges == "zero" else 1.0
     each = [psf.halo(kernel, iterations=iterations, tolerance=tolerance, reach=reach) for kernel in kernels]

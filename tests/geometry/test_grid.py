@@ -65,16 +65,6 @@ def test_neighbours_are_the_blocks_whose_cores_touch(grid: Grid) -> None:
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_touching_lists_the_blocks_that_meet_a_box_in_order(grid: Grid) -> None:
-    rng = np.random.default_rng(7)
-    for _ in range(10):
-        start = rng.integers(-3, grid.shape)
-        box = Box(triple(start.tolist()), triple((start + rng.integers(4, 9, 3)).tolist()))
-        expected = [index for index in range(len(grid)) if grid.core_of(index).clip(box).size]
-        assert list(grid.touching(box)) == expected
-
-
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_sides_are_those_of_the_volume(grid: Grid) -> None:
     for index in range(len(grid)):
         core = grid.core_of(index)
