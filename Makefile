@@ -1,6 +1,7 @@
 # Everything a newcomer needs: `make demo`, `make test`. A second call installs nothing again.
 PYTHON ?= python3
 BIN := .venv/bin
+BENCHMARKS := deconvolution restoration psf labels skeleton pipeline
 
 .PHONY: demo test test-slow check setup bench docs clean
 
@@ -22,7 +23,7 @@ check: .venv/.dev               ## lint, format, layers, types
 setup: .venv/.dev               ## the environment for development
 
 bench: .venv/.dev               ## benchmarks against named peers, quick versions
-	for script in benchmarks/bench_*.py; do $(BIN)/python $$script --quick || exit 1; done
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
 
 clean:                          ## the environment and caches, not your data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

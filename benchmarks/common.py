@@ -101,18 +101,52 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Figures by name and column; None where there is none. `best` marks the "most" of each column, or nothing."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[float | None]]
+    digits: int
+    best: str | None = None
+
+    def lines(self) -> list[str]:
+        """The table as text."""
+        columns = zip(*self.rows.values(), strict=True)
+        tops = [max((v for v in column if v is not None), default=None) for column in columns]
+        width = max(len(name) for name in self.rows)
+        lines = [self.title, " " * width + "".join(f"{column:>9} " for column in self.columns)]
+        for name, values in self.rows.items():
+            marks = [
+                "*" if self.best and v is not None and v == top else " " for v, top in zip(values, tops, strict=True)
+            ]
+            cells = ["-" if v is None else f"{v:.{self.digits}f}" for v in values]
+            line = "".join(f"{cell:>9}{mark}" for cell, mark in zip(cells, marks, strict=True))
+            lines.append((name.ljust(width) + line).rstrip())
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table as it is stored."""
+        rows = {name: [_rounded(value) for value in values] for name, values in self.rows.items()}
+        return {"title": self.title, "columns": list(self.columns), "rows": rows}
+
+
 @dataclass(slots=True)
 class Report:
     """Rows and remarks of one benchmark.
 
     name : of the files under results/; title : one sentence; packages : whose versions matter
+    protocol : what a figure is; by default the median of rounds in turn, on one thread
     """
 
     name: str
     title: str
     options: Options
     packages: Sequence[str]
+    protocol: str = ""
     rows: list[Row] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     header: dict[str, Any] = field(init=False)
 
@@ -121,20 +155,23 @@ class Report:
             "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "machine": machine(),
             "load_at_start": round(os.getloadavg()[0], 2),  # above 0 something else ran too
-            "threads": 1,
-            "rounds": self.options.rounds,
+            "protocol": self.protocol
+            or f"one compute thread per process; median of {self.options.rounds} rounds in turn",
             "quick": self.options.quick,
             "versions": versions(self.packages),
         }
 
     def finish(self) -> None:
         """Print the report and store it as text and JSON."""
+        self.header["load_at_end"] = round(os.getloadavg()[0], 2)
         text = self.text()
         print(text)
         RESULTS.mkdir(exist_ok=True)
         stem = self.name + ("-quick" if self.options.quick else "")
         rows = [row.to_dict() for row in self.rows]
-        content = {"title": self.title, **self.header, "rows": rows, "notes": self.notes}
+        content: dict[str, Any] = {"title": self.title, **self.header, "rows": rows, "notes": self.notes}
+        if self.tables:
+            content["tables"] = [table.to_dict() for table in self.tables]
         (RESULTS / f"{stem}.txt").write_text(text + "\n", encoding="utf-8")
         (RESULTS / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         if self.options.json is not None:
@@ -146,13 +183,14 @@ class Report:
         lines = [
             self.title + (" (quick)" if h["quick"] else ""),
             "",
-            f"{h['date']}, {h['machine']}, load {h['load_at_start']} at the start",
+            f"{h['date']}, {h['machine']}, load {h['load_at_start']} at the start, {h['load_at_end']} at the end",
             ", ".join(f"{name} {number}" for name, number in h["versions"].items()),
-            f"one compute thread per process; median of {h['rounds']} rounds in turn; "
-            "ratio = peer's / ours: above 1, ours is faster or smaller",
+            f"{h['protocol']}; ratio = peer's / ours: above 1, ours is faster or smaller",
             "",
             *_table(self.rows),
         ]
+        for table in self.tables:
+            lines += ["", *table.lines()]
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)]).rstrip()
 
 

@@ -240,7 +240,8 @@ def halo(
 
     Raises
     ------
-    PlanError : an axis that is cut needs more than `largest`; it names the halo that would do, if one within `SEARCH` times does.
+    PlanError : an axis that is cut needs more than `largest`; it names the halo that would do, if one within `SEARCH`
+        times does.
     """
     found = [_axis_halo(psf, inverse, axis, tolerance / 3 / CONTRAST, largest) for axis in range(3)]
     found = [
