@@ -249,7 +249,7 @@ def peer(module: str, report: Report) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        report.notes.append(f"{module} is not installed: pip install -r benchmarks/requirements.txt")
+        report.notes.append(f"{module} is not installed: see benchmarks/README.md")
         return None
 
 

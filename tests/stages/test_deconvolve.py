@@ -320,6 +320,19 @@ def test_expansion_leaves_the_optics_in_um_as_imaged(tmp_path: Path) -> None:
     assert swollen.image.voxel_um == pytest.approx([v / 4 for v in VOXEL_UM])
 
 
+def test_expansion_divides_the_lengths_of_tables(tmp_path: Path) -> None:
+    image, _ = rods((24, 40, 40), GAUSSIAN)
+    source = suites.write_volume(tmp_path / "in.ome.zarr", image, VOXEL_UM)
+    stages = [stage(), cf.Threshold(), cf.Label(), cf.Skeleton(), cf.Measure()]
+    plain, swollen = (
+        cf.Pipeline(stages, input=cf.InputOptions(expansion=factor)).plan(source, tmp_path / name).run(on="serial")
+        for factor, name in ((1.0, "plain"), (4.0, "swollen"))
+    )
+    for column, power in (("volume_um3", 3), ("centroid_x_um", 1)):
+        np.testing.assert_allclose(swollen.objects[column] * 4.0**power, plain.objects[column], rtol=1e-9)
+    np.testing.assert_allclose(swollen.branches["length_um"] * 4, plain.branches["length_um"], rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
