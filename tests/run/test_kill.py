@@ -19,7 +19,8 @@ from chunkflow.run.status import status
 
 BLOCK = (24, 24, 24)
 SCRIPT = Path(__file__).with_name("killed_runs.py")
-PASSES = ["scan", "range", "deconvolve", "deconvolve-range", "resample", "resample-range", "histogram", "threshold"]
+PASSES = ["scan", "range", "deconvolve-probe", "deconvolve-check", "deconvolve", "deconvolve-range"]
+PASSES += ["resample", "resample-range", "histogram", "threshold"]
 PASSES += [
     "label",
     "seams",
@@ -32,12 +33,14 @@ PASSES += [
     "measure",
     "objects",
 ]
-MERGES = {name for name in PASSES if "range" in name or "merge" in name or name in ("threshold", "graph", "objects")}
+MERGES = {
+    name for name in PASSES if name.endswith(("range", "merge", "-check")) or name in ("threshold", "graph", "objects")
+}
 
 
 @pytest.fixture(scope="module")
 def pipeline(demo_pipeline: Callable[..., cf.Pipeline]) -> cf.Pipeline:
-    return demo_pipeline(deconvolve={"tile": (16, 32, 32), "halo": (3, 4, 4)})
+    return demo_pipeline(deconvolve={"tile": (16, 32, 32), "halo": (3, 4, 4), "tolerance": 0.1})
 
 
 @pytest.fixture(scope="module")
