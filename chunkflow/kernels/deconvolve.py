@@ -4,7 +4,7 @@
     comparison  r = y / m  (Richardson-Lucy) or  y - m           y: the image
     correction  c = B r                                          B: A', or a back projector that is not its adjoint
     update      x <- x c / B1 ...  or  x + g c ...
-    momentum    x <- max(x_k + (k - 1) / (k + 2) (x_k - x_(k-1)), 0)       where it is asked for
+    momentum    x <- P(x_k + (k - 1) / (k + 2) (x_k - x_(k-1)))            where it is asked for; P: the bounds of x
 
 One iteration is four sweeps over memory, two of planes and two of columns, with all pointwise work done inside them.
 `B1` says how much of the light of a voxel of x was seen at all; it is 1 inside and falls to 0 beyond the image.
@@ -50,6 +50,10 @@ class Update(Protocol):
 
     multiplies: ClassVar[bool]
 
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """Least and largest value of x."""
+
     def compare(self, observed: Any, model: Any, background: float, floor: float) -> Any:
         """What is projected back, from the image and the blurred estimate without background."""
 
@@ -62,6 +66,7 @@ class Multiply:
     """x <- x c / p: Richardson-Lucy and its kin; x stays >= 0."""
 
     multiplies: ClassVar[bool] = True
+    bounds: ClassVar[tuple[float | None, float | None]] = (0.0, None)
 
     def compare(self, observed: Any, model: Any, background: float, floor: float) -> Any:
         return _ratio(observed, model, background, floor)
@@ -84,12 +89,16 @@ class Descend:
 
     multiplies: ClassVar[bool] = False
 
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        return self.low, self.high
+
     def compare(self, observed: Any, model: Any, background: float, floor: float) -> Any:
         return observed - (model + np.float32(background))
 
     def correct(self, estimate: Any, correction: Any, penalty: Any) -> Any:
         moved = estimate + np.float32(self.step) * (correction if penalty is None else correction - penalty)
-        return moved if self.low is None and self.high is None else moved.clip(self.low, self.high)
+        return _bounded(moved, self.bounds)
 
 
 class Penalty(Protocol):
@@ -137,9 +146,9 @@ class Shrinkage:
     regularization: float
     scales: int = 3
 
-    def apply(self, estimate: Any, on_torus: bool, unit: float) -> Any:
-        """The estimate after the thresholds."""
-        shrunk = starlet.shrink(estimate, self.thresholds(unit), wrap=on_torus)
+    def apply(self, estimate: Any, on_torus: bool, unit: float, step: float) -> Any:
+        """The estimate after the thresholds, which are in proportion to the gradient's step."""
+        shrunk = starlet.shrink(estimate, self.thresholds(unit * step), wrap=on_torus)
         return array_module(estimate).maximum(shrunk, 0, out=shrunk)
 
     def thresholds(self, unit: float) -> list[float]:
@@ -235,6 +244,11 @@ class Algorithm:
     momentum: bool = False
 
     @property
+    def beside(self) -> int:
+        """Voxels that a regulariser looks to either side in each iteration."""
+        return (2 if self.penalty is not None else 0) + (starlet.reach(self.shrinkage.scales) if self.shrinkage else 0)
+
+    @property
     def images(self) -> int:
         """Images of the domain's size that the loop holds at its peak, beside the blur's spectra."""
         penalty = 0 if self.penalty is None else (2 if isinstance(self.penalty, Roughness) else 1)
@@ -254,6 +268,7 @@ def deconvolve(
     background: float = 0.0,
     edges: Edges = "extended",
     threads: int = 1,
+    seen: Any = None,
 ) -> Any:
     """Deconvolve one array by an iterative algorithm.
 
@@ -269,6 +284,7 @@ def deconvolve(
     edges : see `kernels.blur`. "reflect" is "extended" here: mirroring the image is the caller's, who knows which
         sides of a tile are sides of the volume.
     threads : for the sweeps; they do not change a bit. One on a GPU.
+    seen : (Z, Y, X) bool, False where the image holds no data: nothing is compared there. None is all of it.
 
     Returns
     -------
@@ -277,7 +293,15 @@ def deconvolve(
     """
     result = None
     for result in iterates(  # noqa: B007
-        image, psf, algorithm, iterations=iterations, start=start, background=background, edges=edges, threads=threads
+        image,
+        psf,
+        algorithm,
+        iterations=iterations,
+        start=start,
+        background=background,
+        edges=edges,
+        threads=threads,
+        seen=seen,
     ):
         pass
     if result is None:
@@ -295,6 +319,7 @@ def iterates(
     background: float = 0.0,
     edges: Edges = "extended",
     threads: int = 1,
+    seen: Any = None,
 ) -> Iterator[Any]:
     """The estimate after each iteration of `deconvolve`, overwritten by the next.
 
@@ -305,7 +330,7 @@ def iterates(
     projector = algorithm.back
     back = None if projector is None else partial(back_kernel, projector=projector)
     operator = blur_with(psf, shape, xp, edges=edges, back=back, threads=threads)
-    loop = _Loop(operator, algorithm, xp, start, background, edges != "zero")
+    loop = _Loop(operator, algorithm, xp, start, background, edges != "zero", seen)
     for iteration in range(iterations):
         loop.advance(image, iteration, is_last=iteration + 1 == iterations)
         yield loop.newest
@@ -322,9 +347,12 @@ class _Loop:
         start: float,
         background: float,
         on_torus: bool,
+        seen: Any,
     ) -> None:
         self.operator, self.algorithm, self.xp = operator, algorithm, xp
         self.background, self.on_torus, self.unit = background, on_torus, start
+        self.bounds = (0.0, None) if algorithm.shrinkage is not None else algorithm.update.bounds
+        self.seen = seen
         self.floor = max(MODEL_FLOOR * start, float(np.finfo(np.float32).tiny))
         is_all_seen = operator.padded == operator.shape  # nothing beyond the image, so that B1 is 1
         weighs = algorithm.update.multiplies and algorithm.back is None and not is_all_seen
@@ -335,7 +363,7 @@ class _Loop:
 
     def _inverse_of_seen(self) -> Any:
         ones = self.xp.broadcast_to(self.xp.ones(1, np.float32), self.operator.shape)
-        weight = self.operator.adjoint(ones)
+        weight = self.operator.adjoint(ones if self.seen is None else self.seen.astype(np.float32))
         self.xp.maximum(weight, SEEN_FLOOR, out=weight)
         self.xp.divide(1.0, weight, out=weight)
         return weight
@@ -354,7 +382,9 @@ class _Loop:
         def compare(planes: slice) -> None:
             observed = self.xp.asarray(image[planes], np.float32)
             result = algorithm.update.compare(observed, operator.model(planes), self.background, self.floor)
-            operator.load_data(planes, result if algorithm.back is None else result - np.float32(1))
+            if algorithm.back is not None:
+                result = result - np.float32(1)
+            operator.load_data(planes, result if self.seen is None else result * self.seen[planes])
 
         def correct(planes: slice) -> None:
             correction = operator.correction(planes)
@@ -376,7 +406,8 @@ class _Loop:
         operator.blur_columns_adjoint()
         operator.over_planes(operator.domain[0], correct)
         if algorithm.shrinkage is not None:
-            shrunk = algorithm.shrinkage.apply(self.estimate, self.on_torus, self.unit)
+            step = algorithm.update.step if isinstance(algorithm.update, Descend) else 1.0
+            shrunk = algorithm.shrinkage.apply(self.estimate, self.on_torus, self.unit, step)
             operator.over_planes(
                 operator.domain[0], lambda planes: self._accept(planes, shrunk[planes], ahead, is_last)
             )
@@ -384,7 +415,8 @@ class _Loop:
     def _accept(self, planes: slice, new: Any, ahead: float, is_last: bool) -> None:
         """Planes of the new x; what the next iteration starts from goes into the spectrum."""
         if self.algorithm.momentum:
-            self.estimate[planes] = _extrapolated(new, self.newest[planes], ahead)
+            beyond = _extrapolated(new, self.newest[planes], ahead)
+            self.estimate[planes] = _bounded(beyond, self.bounds)
         self.newest[planes] = new
         if not is_last:
             self._load(planes)
@@ -412,7 +444,11 @@ def _scaled(xp: Any, estimate: Any, correction: Any) -> Any:
 
 @pointwise
 def _extrapolated(xp: Any, new: Any, before: Any, ahead: float) -> Any:
-    return xp.maximum(new + np.float32(ahead) * (new - before), 0)
+    return new + np.float32(ahead) * (new - before)
+
+
+def _bounded(values: Any, bounds: tuple[float | None, float | None]) -> Any:
+    return values if bounds == (None, None) else values.clip(*bounds)
 
 
 def laplacian(image: Any, *, on_torus: bool) -> Any:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,10 @@ from chunkflow.backend import array_module
 from chunkflow.geometry.box import Triple
 from chunkflow.kernels.resolution import i_divergence
 
+# The model in units of the image's mean below which it counts as that.
+LEAST_MODEL = 1e-3
+# Degrees of freedom below 0, per voxel, that no probe's scatter explains: the algorithm diverges.
+LEAST_TRACE = -0.05
 # Size of the perturbation in units of the image's mean: far above float32 rounding, far below the noise.
 PERTURBATION = 1e-2
 
@@ -59,9 +64,10 @@ class Terms:
 
     @property
     def score(self) -> float:
-        """GCV; infinite where the model has as many degrees of freedom as voxels."""
-        left = 1 - self.trace / self.voxels
-        return self.deviance / self.voxels / left**2 if left > 0 else float("inf")
+        """GCV; infinite where the model has as many degrees of freedom as voxels, or diverges."""
+        spent = self.trace / self.voxels
+        score = self.deviance / self.voxels / (1 - spent) ** 2 if LEAST_TRACE < spent < 1 else float("inf")
+        return score if isfinite(score) else float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +127,23 @@ def gcv(y: Any, model: Any, model_perturbed: Any, probe: Any, epsilon: float, ba
     xp = array_module(y)
     change = xp.asarray(model_perturbed, np.float64) - model
     trace = float((change * xp.asarray(probe)).sum()) / epsilon
-    expected = xp.asarray(model, np.float64) + background
+    # gradient steps may leave a model below 0, of which the deviance knows nothing
+    least = LEAST_MODEL * max(float(xp.abs(y).mean(dtype=np.float64)), 1e-300)
+    expected = xp.maximum(xp.asarray(model, np.float64) + background, least)
     return Terms(2 * i_divergence(y, expected), trace, int(y.size))
 
 
 def choose(curves: Sequence[Sequence[Terms]]) -> Choice:
-    """The iteration of the smallest GCV over all tiles, the earlier of equals.
+    """The iteration of the smallest GCV over all tiles, the earlier of equals, and none after it diverged.
 
     Parameters
     ----------
     curves : for each tile, the terms after each iteration; all of one length, at least one of each.
     """
     scores = tuple(sum(tiles[1:], tiles[0]).score for tiles in zip(*curves, strict=True))
-    best = int(np.argmin(scores))
+    finite = [k for k, score in enumerate(scores) if isfinite(score)]
+    if not finite:
+        return Choice(1, False, scores)
+    diverged = next((k for k in range(finite[0], len(scores)) if not isfinite(scores[k])), len(scores))
+    best = int(np.argmin(scores[:diverged]))
     return Choice(best + 1, best + 1 == len(scores), scores)

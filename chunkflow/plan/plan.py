@@ -407,6 +407,7 @@ def _drafts(pipeline: Pipeline, source: Volume, mask: Volume | None, block: Trip
         has_mask=mask is not None,
         expansion=options.expansion,
         channel=source.channel,
+        channel_number=dict(zip((a for a in source.axes if a not in "zyx"), source.at, strict=True)).get("c", 0),
         optics=source.optics,
     )
     drafts: list[Draft] = []

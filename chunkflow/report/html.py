@@ -22,6 +22,8 @@ def number(value: Any, digits: int = 4, *, sign: bool = False) -> str:
     """A number as people write it: whole numbers whole, others to so many digits; thousands set apart by commas."""
     if value is None or pd.isna(value):
         return ""
+    if not isfinite(float(value)):
+        return "–"
     plus = "+" if sign and value else ""
     if float(value) == round(float(value)) and abs(float(value)) < 1e15:
         return f"{int(value):{plus},}"

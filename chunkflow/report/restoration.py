@@ -257,7 +257,7 @@ def _psf(run: RunFacts) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, list):
-        return " × ".join(short(each) if isfinite(each) else "–" for each in value)
+        return " × ".join("–" if each is None or not isfinite(each) else short(each) for each in value)
     return short(value) if isinstance(value, int | float) else str(value)
 
 
@@ -265,7 +265,8 @@ def _curve(run: RunFacts, check: Mapping[str, Any]) -> str:
     """What each number of iterations would have given, where the run chose one by that."""
     if "curve" not in check:
         return ""
-    columns = dict(zip(COLUMNS, check["curve"].T, strict=True))
+    known = np.where(np.isfinite(check["curve"]), check["curve"], np.nan)
+    columns = dict(zip(COLUMNS, known.T, strict=True))
     columns = {name: column for name, column in columns.items() if np.isfinite(column).any()}
     chosen, tried = int(check["iterations"][0]), len(check["curve"])
     labels = {**CURVE, "resolution_um": CURVE["resolution_um"] + (" as imaged" if run.expansion != 1 else "")}

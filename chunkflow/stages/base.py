@@ -205,7 +205,8 @@ class Flow:
     euler : the pass that records Euler characteristics; graph : the merge that holds the graph
     save : names of the arrays the user keeps; wants : keys of all stages of the pipeline
     expansion : how many times the specimen was swollen; scales are those of the specimen before that
-    channel, optics : name of the channel, and what the image's metadata says of its optics (see `storage.volume`)
+    channel, channel_number, optics : which channel of the image it is, and what the image's metadata says of its
+        optics (see `storage.volume`)
     facts : what stages decided while planning, for people; warnings : sentences for the user
     """
 
@@ -237,6 +238,7 @@ class Flow:
     graph: str = ""
     expansion: float = 1.0
     channel: str = ""
+    channel_number: int = 0
     optics: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

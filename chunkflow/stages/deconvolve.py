@@ -41,12 +41,13 @@ HEADROOM = 4.0
 class RestoreTile:
     """One tile: reads core and halo, returns the core. The PSF is a constant of the plan.
 
+    check : the merge that found the number of iterations, None where it is the restoration's
     scale : grey values of a uint16 image per unit, None for the automatic one
     """
 
     restoration: Restoration
     halo: Triple
-    check: str
+    check: str | None
     dtype: str
     scale: float | None
 
@@ -58,11 +59,17 @@ class RestoreTile:
         return self.restoration.read_box(out, self.halo)
 
     def run(self, view: View, out: Box) -> Output:
-        image = view.regions[self.restoration.source]
-        limits = view.values[self.restoration.limits]
-        iterations = int(view.values[self.check]["iterations"][0])
-        restoration = replace(self.restoration, iterations=iterations)
-        restored = restoration.restored(image, out, self.halo, view.values[""], restoration.start(limits))
+        restoration = self.restoration
+        image, seen = restoration.regions(view, out.grow(self.halo).clip(Box.of_shape(view.shape)))
+        limits = view.values[restoration.limits]
+        if self.check is not None:
+            restoration = replace(restoration, iterations=int(view.values[self.check]["iterations"][0]))
+        restored = restoration.restored(image, out, self.halo, view.values[""], restoration.start(limits), seen)
+        if not array_module(restored).isfinite(restored).all():
+            raise PlanError(
+                f"deconvolve: {restoration.iterations} iterations diverge at {out}",
+                "Use fewer iterations, a larger regularization, or richardson-lucy",
+            )
         if self.dtype == "float32":
             return Output(arrays={"deconvolved": restored.copy()})
         top = np.iinfo(self.dtype).max
@@ -70,6 +77,8 @@ class RestoreTile:
         xp = array_module(restored)
         scaled = xp.rint(restored * np.float32(scale))
         beyond = (scaled < 0) | (scaled > top)
+        if seen is not None:
+            beyond &= seen[out.relative_to(image.box.start).slices]
         return Output(
             arrays={"deconvolved": scaled.clip(0, top).astype(self.dtype)},
             record={"clipped": np.array([int(beyond.sum())], np.int64)},
@@ -169,6 +178,15 @@ class Deconvolve:
             )
         if self.algorithm == "bounded-landweber" and self.bounds is None:
             raise ConfigError("deconvolve: bounded-landweber needs bounds", "For example bounds: [0, 65535]")
+        if not known.iterations and self.edges == "zero":
+            raise ConfigError(
+                f"deconvolve: {self.algorithm} has no zero edges", "Leave edges out: it sees the image mirrored"
+            )
+        if self.stop and self.edges == "circular":
+            raise ConfigError(
+                "deconvolve: stop: auto looks at samples, which do not repeat themselves as circular edges would",
+                "Use extended edges, or give iterations",
+            )
         if self.bounds is not None and self.bounds[0] >= self.bounds[1]:
             raise ConfigError(f"deconvolve: bounds {list(self.bounds)} are empty", "Give the least, then the largest")
         if known.gradient and not 0 < (1.0 if self.step is None else self.step) * (1 + self._strength(known)) < 2:
@@ -201,8 +219,8 @@ class Deconvolve:
         """Iterations, at most where their number is to be found, the default filled in; 0 for the linear algorithms."""
         return self.iterations or (MOST_ITERATIONS if self.stop else ALGORITHMS[self.algorithm].iterations)
 
-    def psf_for(self, channel: str) -> Psf:
-        """The PSF of a channel.
+    def psf_for(self, channel: str, number: int = 0) -> Psf:
+        """The PSF of a channel, by its name or its number.
 
         Raises
         ------
@@ -210,11 +228,13 @@ class Deconvolve:
         """
         if isinstance(self.psf, Psf):
             return self.psf
-        if channel not in self.psf:
+        found = self.psf.get(channel, self.psf.get(str(number)))
+        if found is None:
             raise PlanError(
-                f"deconvolve: channel {channel!r} has no PSF", f"Name it under psf: beside {', '.join(self.psf)}"
+                f"deconvolve: channel {channel or number!r} has no PSF",
+                f"Name it under psf: beside {', '.join(self.psf)}",
             )
-        return self.psf[channel]
+        return found
 
     def tile_for(self, halo: Triple, shape: Triple) -> Triple:
         """The core of a tile: given, or 128 per axis, 256 where the halo exceeds 32, never longer than the volume."""
@@ -241,7 +261,7 @@ class Deconvolve:
         )
 
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
-        on_grid = self.psf_for(flow.channel).on_grid(flow.optical_um, flow.shape, flow.optics)
+        on_grid = self.psf_for(flow.channel, flow.channel_number).on_grid(flow.optical_um, flow.shape, flow.optics)
         method = self.method(on_grid)
         self._check_fits(on_grid, method, flow)
         reach = self.halo_for(on_grid, method, flow.shape)
@@ -256,6 +276,8 @@ class Deconvolve:
             limits=flow.image_range,
             psf_shape=triple(on_grid.kernels.shape[1:]),
             psfs=len(on_grid.kernels),
+            volume=flow.shape,
+            nodata=flow.nodata,
         )
         constants: Record = {"psf": on_grid.kernels, "psf_planes": on_grid.planes}
         before = self._probes(restoration, reach, grid, constants, flow.optical_um)
@@ -264,7 +286,7 @@ class Deconvolve:
             RestoreTile(
                 restoration=restoration,
                 halo=reach,
-                check="deconvolve-check",
+                check="deconvolve-check" if self.stop else None,
                 dtype=self.dtype,
                 scale=None if self.scale == "auto" else self.scale,
             ),
@@ -275,7 +297,7 @@ class Deconvolve:
             grid=grid,
             steps=steps,
             writes=(ArraySpec(name=name, dtype=self.dtype, product="deconvolved"),),
-            needs=(flow.image_range, "deconvolve-check"),
+            needs=(flow.image_range, *(("deconvolve-check",) if self.stop else ())),
             constants=constants,
             tiled=True,
         )
@@ -349,10 +371,13 @@ class Deconvolve:
                 source=probe.name if probes else None,
                 limits=restoration.limits,
                 halo=reach,
+                psf_shape=restoration.psf_shape,
                 tolerance=self.tolerance,
                 iterations=self.count,
                 finds_stop=self.stop is not None,
                 negative=self.negative,
+                background=self.background,
+                is_tiled=len(grid) > 1,
             ),
             needs=(restoration.limits, *(p.name for p in probes)),
             tiled=True,

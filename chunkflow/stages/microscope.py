@@ -8,10 +8,11 @@ not know them is asked.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from chunkflow.errors import ConfigError, nearest
+from chunkflow.kernels.optics import AIRY_DIAMETER
 
 Fact = tuple[Any, str]
 """A value, and where it came from."""
@@ -38,18 +39,19 @@ OF_MICROSCOPE: Mapping[str, Model] = {
 IMMERSION = {"air": 1.0, "dry": 1.0, "water": 1.333, "silicone": 1.406, "glycerol": 1.46, "oil": 1.515}
 """Refractive indices by the words on objectives (23 C, yellow light)."""
 OBJECTIVE = re.compile(
-    r"(?:(?P<magnification>\d+(?:\.\d+)?)\s*[x×]\s*/?\s*)?(?P<na>\d*\.\d+|\d+)\s*(?P<medium>[a-z]+)?$", re.I
+    r"(?:(?P<magnification>\d+(?:\.\d+)?)\s*[x×]\s*/?\s*)?(?P<na>\d?\.\d+)(?:\s*/?\s*(?P<medium>[a-z]+))?", re.I
 )
 
 ASSUMED = {"pinhole_au": 1.0, "pinhole_um": 50.0, "sample_index": 1.333, "sheet_um": 2.0}
 """Taken where neither the user nor the image says: a pinhole of one Airy unit, 50 um of a spinning disk, water."""
+WAVELENGTHS_NM = (200.0, 2000.0)
 STOKES = 0.94
 """Excitation over emission wavelength where only the latter is known: 490 nm for 520 nm."""
 
 
 def read_objective(text: str) -> dict[str, Any]:
     """Magnification, NA and immersion of "63x/1.4 oil"."""
-    found = OBJECTIVE.match(text.strip())
+    found = OBJECTIVE.search(text)
     if found is None:
         raise ConfigError(f"deconvolve: psf objective {text!r} cannot be read", 'Write it as "63x/1.4 oil"')
     medium = (found["medium"] or "").lower()
@@ -104,8 +106,12 @@ def settled(given: Mapping[str, tuple[Any, bool]], metadata: Mapping[str, Any]) 
     if medium is None or (medium[1] == "image" and medium[0] <= facts["na"][0]):  # another objective than the image's
         medium = _immersion_of(facts["na"][0]), "assumed"
     facts["immersion_index"] = medium
+    if not WAVELENGTHS_NM[0] <= float(facts["emission_nm"][0]) <= WAVELENGTHS_NM[1]:
+        wavelength = float(facts["emission_nm"][0])
+        remedy = f"It is in nm: {wavelength * 1000:g}?" if wavelength < 5 else "Give it in nm, for example 525"
+        raise ConfigError(f"deconvolve: psf emission_nm {wavelength:g} is no wavelength of light", remedy)
     for name in _needed(str(model)):
-        facts[name] = found(name) or _assumed(name, facts)
+        facts[name] = found(name) or _pinhole(name, found, facts) or _assumed(name, facts)
     for name in _layers(str(model)):
         value, is_default = given[name]
         facts[name] = value, "assumed" if is_default else "given"
@@ -119,8 +125,8 @@ def _asked(value: Fact | None, name: str, remedy: str) -> Fact:
 
 
 def _immersion_of(na: float) -> float:
-    """The least index that passes an NA: air, water or oil."""
-    return next((index for index in (1.0, 1.333, 1.515) if na < index), 1.515)
+    """What most objectives of an NA are made for: air below 1, water below 1.25, oil."""
+    return IMMERSION["air"] if na < 1 else IMMERSION["water"] if na < 1.25 else IMMERSION["oil"]
 
 
 def _needed(model: str) -> tuple[str, ...]:
@@ -141,6 +147,20 @@ def _layers(model: str) -> tuple[str, ...]:
     if model == "born-wolf":
         return ()
     return ("depth_um", "coverslip_um", *(("tilt_degrees",) if model == "light-sheet" else ()))
+
+
+def _pinhole(name: str, found: Callable[[str], Fact | None], facts: Mapping[str, Fact]) -> Fact | None:
+    """A confocal's pinhole in Airy units, where its diameter and the magnification up to it are known."""
+    diameter, magnification = found("pinhole_um"), found("magnification")
+    if name != "pinhole_au" or diameter is None:
+        return None
+    if magnification is None:
+        raise ConfigError(
+            f"deconvolve: psf has a pinhole of {diameter[0]:g} um and no magnification", "Give it, or pinhole_au: 1"
+        )
+    airy_um = AIRY_DIAMETER * float(facts["emission_nm"][0]) / 1000 / float(facts["na"][0])
+    source = "given" if "given" in (diameter[1], magnification[1]) else "image"
+    return round(float(diameter[0]) / float(magnification[0]) / airy_um, 3), source
 
 
 def _assumed(name: str, facts: Mapping[str, Any]) -> Fact:
@@ -164,7 +184,8 @@ def described(facts: Mapping[str, Any]) -> str:
     if facts["model"][1] == "image" or listed("image"):
         model = str(facts["model"][0]) if facts["model"][1] == "image" else ""
         parts.append("from the image: " + ", ".join(filter(None, (model, listed("image")))))
-    parts.append("FWHM " + " x ".join(f"{width:.3g}" for width in facts["fwhm_um"][0]) + " um")
+    widths = facts["fwhm_um"][0]
+    parts.append("FWHM " + " x ".join("?" if width is None else f"{width:.3g}" for width in widths) + " um")
     if listed("assumed"):
         parts.append(f"assumed: {listed('assumed')}")
     return "; ".join(parts)
@@ -173,7 +194,7 @@ def described(facts: Mapping[str, Any]) -> str:
 def _worded(name: str, value: Any) -> str:
     """A number of the optics with its unit, as people write it: NA 1.4, emission 525 nm."""
     if name == "energy":
-        return f"{value:.1%} of the light kept"
+        return f"{value:.1%} of the light nearby kept"
     quantity, _, unit = name.rpartition("_")
     shown = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
     if unit in ("nm", "um", "au"):

@@ -8,7 +8,7 @@ shells.
 A sample is a box in the middle of a tile of the lattice, restored once from the image grown by the halo, as its tile
 will be, and once from one grown by more than twice as much, which stands for the whole volume. The sample is smaller
 than the tile, so it lies nearer to what the halo cuts off, and its difference is no smaller than that of the tile's
-core.
+core but where the tile is bright beside the sample. Of other tiles it says as much as a sample can.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ SIDE = 48
 """Voxels along a sample; less where the tile has less."""
 COLUMNS = ("residual", "i_divergence", "gcv", "resolution_um")
 """Known after each iteration: |y - m| / |y|, I-divergence and GCV per voxel, lateral resolution (FSC of 1/7)."""
-SAMPLES = 4
+LEAST_SIDE = 12
+"""Voxels in y and x from which a sample tells its resolution."""
+SAMPLES, STOP_SAMPLES = 8, 4
 TILES_PER_SAMPLE = 8
 """A sample costs a tenth of a tile or so; few tiles get fewer samples, unless iterations are to be found."""
 WIDEST = 2.25
@@ -46,7 +48,7 @@ def probe_boxes(grid: Grid, *, finds_stop: bool = False) -> tuple[tuple[Triple, 
     """(start of the tile's core, sample): the middle tile of the lattice, and some that a fixed seed picks."""
     middle = grid.index(triple(tuple((n - 1) // 2 for n in grid.counts)))
     others = np.random.default_rng(SEED).permutation(len(grid))[:SAMPLES]
-    count = SAMPLES if finds_stop else max(1, len(grid) // TILES_PER_SAMPLE)
+    count = max(STOP_SAMPLES if finds_stop else 1, len(grid) // TILES_PER_SAMPLE)
     chosen = list(dict.fromkeys([middle, *others.tolist()]))[: min(SAMPLES, count)]
     found = []
     for index in chosen:
@@ -85,20 +87,22 @@ class Probe:
 
     def reads(self, out: Box) -> Mapping[str, Box]:
         sample = self._sample(out)
-        return {} if sample is None else self.restoration.read_box(sample, wider(self.halo, WIDEST))
+        return {} if sample is None else self.restoration.read_box(sample, self._widened(WIDEST))
+
+    def _widened(self, factor: float) -> Triple:
+        return wider(self.halo, factor, self.restoration.psf_shape)
 
     def run(self, view: View, out: Box) -> Output:
         sample = self._sample(out)
         if sample is None:
             return Output()
-        image = view.regions[self.restoration.source]
         start = self.restoration.start(view.values[self.restoration.limits])
+        volume = Box.of_shape(view.shape)
 
         def restored(factor: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-            halo = wider(self.halo, factor)
-            box = sample.grow(halo).clip(image.box)
-            near = type(image)(box, image.cut(box))
-            values = self.restoration.restored(near, sample, halo, view.values[""], start)
+            halo = self._widened(factor)
+            image, seen = self.restoration.regions(view, sample.grow(halo).clip(volume))
+            values = self.restoration.restored(image, sample, halo, view.values[""], start, seen)
             return np.asarray(to_host(values), np.float64)
 
         expected = restored(WIDEST)
@@ -114,10 +118,10 @@ class Probe:
     def _curves(self, view: View, sample: Box, start: float) -> Record:
         """How the model follows the image, and how fine the restored sample is, after each iteration."""
         restoration = self.restoration
-        image = view.regions[restoration.source]
-        box = sample.grow(self.halo).clip(image.box)
+        box = sample.grow(self.halo).clip(Box.of_shape(view.shape))
+        image, seen = restoration.regions(view, box)
         xp = array_module(image.data)
-        data = xp.asarray(image.cut(box), np.float32)
+        data = xp.asarray(image.data, np.float32)
         inside = sample.relative_to(box.start).slices
         y = data[inside]
         signs = xp.asarray(stopping.probe(box.shape, SEED))
@@ -127,15 +131,15 @@ class Probe:
         operator = blur.blur_with(kernel, box.shape, xp, edges=restoration.edges)
         rows = []
         versions = (data, data + epsilon * signs, data + noise, data - noise)
-        runs = [restoration.iterates(each, box.start, view.values[""], start) for each in versions]
+        runs = [restoration.iterates(each, box.start, view.values[""], start, seen) for each in versions]
         for plain, perturbed, more, less in zip(*runs, strict=True):
             model = operator.forward(plain)[inside]
             terms = stopping.gcv(
                 y, model, operator.forward(perturbed)[inside], signs[inside], epsilon, restoration.background
             )
-            curve = resolution.fourier_shell_correlation(more[inside], less[inside], self.voxel_um, direction="lateral")
+            finest = _lateral_resolution(more[inside], less[inside], self.voxel_um)
             squares = float(((xp.asarray(y, np.float64) - model - restoration.background) ** 2).sum())
-            rows.append((terms.deviance, terms.trace, squares, resolution.resolution(curve).um))
+            rows.append((terms.deviance, terms.trace, squares, finest))
         deviance, trace, squared, fineness = np.array(rows).T
         return {
             "deviance": deviance,
@@ -148,16 +152,18 @@ class Probe:
 
     def working_bytes(self, out: Triple) -> int:
         side = triple(tuple(min(SIDE, n) for n in out))
-        restoring = self.restoration.working_bytes(side, wider(self.halo, WIDEST)) + 3 * 8 * prod(side)
+        restoring = self.restoration.working_bytes(side, self._widened(WIDEST)) + 3 * 8 * prod(side)
         if not self.finds_stop:
             return restoring
-        grown = triple(tuple(n + 2 * h for n, h in zip(side, self.halo, strict=True)))
+        volume = self.restoration.volume
+        grown = triple(tuple(min(n + 2 * h, v) for n, h, v in zip(side, self.halo, volume, strict=True)))
         return max(restoring, 5 * self.restoration.working_bytes(side, self.halo) + 6 * 4 * prod(grown))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeProbes:
-    """What the tiles go by: `iterations`, and `difference`, the largest relative one of a sample (NaN without any).
+    """What the tiles go by: `iterations`, and `difference`, the largest relative one of a sample (NaN where one tile
+    holds the volume, or no sample any light).
 
     Where the number of iterations was to be found, `curve` (N, 4) has `COLUMNS` after each, over all samples, and
     `at_end` says whether the last one tried was the best.
@@ -169,10 +175,13 @@ class MergeProbes:
     source: str | None
     limits: str
     halo: Triple
+    psf_shape: Triple
     tolerance: float
     iterations: int
     finds_stop: bool
     negative: str
+    background: float
+    is_tiled: bool
 
     version: ClassVar[int] = 1
 
@@ -182,6 +191,12 @@ class MergeProbes:
             raise InputError(
                 f"deconvolve: {negative} voxels of the image are negative",
                 "Correct the background, or let them count as 0 with negative: clip",
+            )
+        high = float(values[self.limits]["high"][0])
+        if high > 0 and self.background >= high:
+            raise InputError(
+                f"deconvolve: the background {self.background:g} is not below the image's largest value, {high:g}",
+                "Give the camera's offset, or 0",
             )
         found: dict[str, np.ndarray[Any, np.dtype[Any]]] = {"difference": np.array([self._checked(records)])}
         if not self.finds_stop:
@@ -201,20 +216,21 @@ class MergeProbes:
         ------
         PlanError : it is beyond the tolerance; the halo that would do is named.
         """
-        if self.source is None:
+        if self.source is None or not self.is_tiled:
             return float("nan")
-        worst = np.zeros(len(TRIED))
+        worst, has_light = np.zeros(len(TRIED)), False
         for record in iterate(records[self.source]):
             if "error" in record and record["power"][0] > 0:
+                has_light = True
                 relative = np.sqrt(record["error"] / record["power"][0])
                 worst = np.maximum(worst, np.where(np.isnan(relative), 0.0, relative))
         if worst[0] <= self.tolerance:
-            return float(worst[0])
+            return float(worst[0]) if has_light else float("nan")
         enough = [factor for factor, each in zip(TRIED, worst, strict=True) if each <= self.tolerance]
         remedy = (
-            f"Set deconvolve: {{halo: {list(wider(self.halo, enough[0]))}}}"
+            f"Set deconvolve: {{halo: {list(wider(self.halo, enough[0], self.psf_shape))}}}"
             if enough
-            else f"Set a halo of more than {list(wider(self.halo, TRIED[-1]))}"
+            else f"Set a halo of more than {list(wider(self.halo, TRIED[-1], self.psf_shape))}"
         )
         raise PlanError(
             f"deconvolve: with a halo of {list(self.halo)} voxels tiles differ from the whole volume by "
@@ -224,6 +240,13 @@ class MergeProbes:
 
     def working_bytes(self, blocks: int) -> int:
         return 200 * blocks
+
+
+def _lateral_resolution(a: Any, b: Any, voxel_um: tuple[float, float, float]) -> float:
+    """In um; NaN where a sample is too small to tell, infinite where nothing correlates."""
+    if min(a.shape[1:]) < LEAST_SIDE:
+        return float("nan")
+    return resolution.resolution(resolution.fourier_shell_correlation(a, b, voxel_um, direction="lateral")).um
 
 
 def _terms(record: Record) -> list[stopping.Terms]:

@@ -5,10 +5,10 @@ what the user and the image say  ->  numbers of the optics (`stages.microscope`)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from math import ceil
+from math import ceil, isfinite
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,24 @@ from chunkflow.geometry.box import Triple, triple
 from chunkflow.kernels import extent, optics, psf
 from chunkflow.kernels.layers import DESIGN_COVERSLIP_INDEX, Optics
 from chunkflow.kernels.layers import Model as Light
-from chunkflow.stages.microscope import Microscope, Model, read_objective, settled
+from chunkflow.stages.microscope import OF_MICROSCOPE, Microscope, Model, read_objective, settled
 from chunkflow.stages.parameters import check_parameters
 
 NYQUIST = 0.5
 """Voxels over the full width at half maximum above which a PSF is under-sampled."""
+CONFINED = ("confocal", "spinning-disk", "light-sheet")
+WIDEFIELD_FLOOR = 2e-3
+ONLY_OF: Mapping[str, tuple[str, ...]] = {
+    "index_profile": ("variable-index",),
+    "slab_um": ("gibson-lanni", "richards-wolf", "variable-index", "confocal", "spinning-disk"),
+    "pinhole_au": ("confocal",),
+    "pinhole_um": ("confocal", "spinning-disk"),
+    "excitation_nm": ("confocal", "spinning-disk"),
+    "sheet_um": ("light-sheet",),
+    "tilt_degrees": ("light-sheet",),
+    "vectorial": ("confocal", "spinning-disk", "light-sheet"),
+}
+"""Keys that some models alone look at."""
 SAME_VOXEL = 0.02
 """By which voxel sizes of a PSF and its image may differ."""
 LARGEST_SIDE = 129
@@ -52,8 +65,9 @@ class Psf:
         slab_um : a PSF of its own every so many um of depth, interpolated between; the first plane of the image is at
             `depth_um`. The objects are where they are then, not where the mismatch shows them
     Extent
-        energy, floor : a computed PSF is cut where the rest holds less than 1 - energy of the light, or is darker than
-            `floor` times the peak (widefield light never ends along z); at most 129 voxels and the image
+        energy, floor : a computed PSF is cut where the rest holds less than 1 - energy of the light nearby (129 voxels,
+            or the image), or is darker than `floor` times the peak: by default 0.002 for widefield light, which never
+            ends along z, and 0 where the light is confined
         size : voxels in z, y, x instead
     measured : (Z, Y, X) voxels; filled in from `path` when a pipeline is read, and measured_um, the voxel size there
     """
@@ -80,7 +94,7 @@ class Psf:
     vectorial: bool = False
     slab_um: float | None = None
     energy: float = 0.98
-    floor: float = 2e-3
+    floor: float | None = None
     size: Triple | None = None
     measured: Any = None
     measured_um: tuple[float, float, float] | None = None
@@ -89,6 +103,10 @@ class Psf:
         if self.index_profile is not None:
             object.__setattr__(self, "index_profile", tuple(tuple(pair) for pair in self.index_profile))
         check_parameters(self, "deconvolve: psf")
+        self._check_keys()
+        if self.measured is not None:
+            voxels = np.asarray(self.measured)
+            object.__setattr__(self, "measured", voxels[None] if voxels.ndim == 2 else voxels)
         if self.measured is not None or self.path is not None:
             object.__setattr__(self, "model", "measured")
             return
@@ -97,9 +115,9 @@ class Psf:
             if min(self.fwhm_um) <= 0:
                 raise ConfigError(f"deconvolve: psf fwhm_um {list(self.fwhm_um)} is not positive", "Give widths in um")
             return
-        if self.model in ("gaussian", "measured") or not (self.model or self.microscope or self.objective or self.na):
+        if self.model in ("gaussian", "measured"):
             raise ConfigError(
-                "deconvolve: psf says neither how wide it is nor what made it",
+                f"deconvolve: psf is {self.model} and does not say which",
                 "For example fwhm_um: [0.6, 0.25, 0.25], path: psf.tif, or microscope: confocal, "
                 "objective: 63x/1.4 oil, emission_nm: 525",
             )
@@ -111,6 +129,26 @@ class Psf:
             raise ConfigError(f"deconvolve: psf energy {self.energy} is not between 0 and 1", "Use 0.98")
         if self.size is not None and min(self.size) < 1:
             raise ConfigError(f"deconvolve: psf size {list(self.size)} is not positive", "Give voxels for z, y, x")
+
+    def _check_keys(self) -> None:
+        """Keys that would not be looked at are refused: whoever wrote them means something by them."""
+        if self.measured is not None or self.path is not None:
+            kind, known = "a measured PSF", ("path", "measured", "measured_um")
+        elif self.fwhm_um is not None:
+            kind, known = "a Gaussian of fwhm_um", ("fwhm_um",)
+        else:
+            model = self.model or OF_MICROSCOPE.get(str(self.microscope), "")
+            if self.microscope and model != OF_MICROSCOPE[self.microscope]:
+                raise ConfigError(
+                    f"deconvolve: psf names microscope {self.microscope} and model {self.model}", "Keep one of them"
+                )
+            kind, known = f"{model} optics", ()
+            unknown = [name for name, models in ONLY_OF.items() if model and model not in models]
+        if known:
+            unknown = [f.name for f in fields(self) if f.name not in (*known, "model")]
+        for f in fields(self):
+            if f.name in unknown and getattr(self, f.name) != f.default:
+                raise ConfigError(f"deconvolve: psf is {kind}, which has no {f.name}", f"Leave {f.name} out")
 
     @property
     def is_computed(self) -> bool:
@@ -125,7 +163,8 @@ class Psf:
         Parameters
         ----------
         voxel_um : voxel size as the microscope saw it, um
-        shape : of the image; a computed PSF is cut to it, and along an axis of one voxel the blur is summed up
+        shape : of the image; a computed or Gaussian PSF is cut to it. Along an axis of one voxel, a measured or
+            Gaussian PSF is summed up, and a computed one is its focal plane
         metadata : what the image says of its optics (`storage.volume.Volume.optics`)
 
         Raises
@@ -170,10 +209,15 @@ def _given(chosen: Psf, voxel_um: tuple[float, float, float], shape: Triple) -> 
             facts["path"] = (chosen.path, "given")
     elif chosen.fwhm_um is not None:
         kernel = psf.gaussian(chosen.fwhm_um, voxel_um)
+        longest = triple(tuple(n - (n + 1) % 2 if n > 1 else k for k, n in zip(kernel.shape, shape, strict=True)))
+        kernel = psf.cropped(kernel, triple(tuple(map(min, kernel.shape, longest))))
         facts["model"] = ("gaussian", "given")
         facts["fwhm_um"] = (list(chosen.fwhm_um), "given")
     else:
-        raise ConfigError(f"deconvolve: psf {chosen.path} was not read", "Load the pipeline with Pipeline.from_yaml")
+        raise ConfigError(
+            f"deconvolve: psf {chosen.path} was not read",
+            "Use Pipeline.from_yaml, or give its voxels: Psf(measured=ARRAY)",
+        )
     widths = None if chosen.fwhm_um is None or chosen.measured is not None else np.asarray(chosen.fwhm_um)
     return _on_grid(kernel[None], [0.0], voxel_um, shape, facts, widths)
 
@@ -202,12 +246,26 @@ def _computed(
     kernels = [_model(facts, chosen, chosen.size or largest, voxel_um, depth, centre) for depth in depths]
     widths = extent.fwhm(kernels[len(kernels) // 2], voxel_um)
     if chosen.size is None:
-        kept = [extent.support(kernel, chosen.energy, floor=chosen.floor) for kernel in kernels]
+        floor = chosen.floor if chosen.floor is not None else 0.0 if facts["model"][0] in CONFINED else WIDEFIELD_FLOOR
+        kept = [extent.support(kernel, chosen.energy, floor=floor) for kernel in kernels]
         size = triple(tuple(max(each.shape[axis] for each in kept) for axis in range(3)))
         kernels = [psf.cropped(kernel, size) for kernel in kernels]
         facts["energy"] = (round(min(each.energy for each in kept), 4), "computed")
+    if chosen.slab_um is not None:
+        _check_focus(kernels, depths)
     planes = [(depth - chosen.depth_um) / voxel_um[0] for depth in depths]
     return _on_grid(np.stack(kernels), planes, voxel_um, shape, facts, widths)
+
+
+def _check_focus(kernels: Sequence[NDArray[np.float32]], depths: Sequence[float]) -> None:
+    """Refuse PSFs whose focus a mismatch of indices has moved to the end of their voxels, or beyond."""
+    for kernel, depth in zip(kernels, depths, strict=True):
+        plane, planes = int(kernel.max(axis=(1, 2)).argmax()), len(kernel)
+        if planes > 1 and not planes // 8 <= plane < planes - planes // 8:
+            raise ConfigError(
+                f"deconvolve: psf at a depth of {depth:g} um has its focus in plane {plane} of {planes}, at its end",
+                "Leave slab_um out, or give depth_um for the middle of the image: then the PSF is centred on its focus",
+            )
 
 
 def _depths(chosen: Psf, voxel_um: float, planes: int) -> list[float]:
@@ -238,9 +296,14 @@ def _on_grid(
         for axis, width, voxel, n in zip("zyx", widths, voxel_um, shape, strict=True)
         if n > 1 and voxel > NYQUIST * width * 1.001
     ]
+    warnings += [
+        f"the PSF does not fall to half of its peak along {axis} within {k} voxels: its width there is not known"
+        for axis, width, k in zip("zyx", widths, kernels.shape[1:], strict=True)
+        if k > 3 and not isfinite(width)
+    ]
     shown = {
         **facts,
-        "fwhm_um": (list(np.round(widths, 4).tolist()), facts.get("fwhm_um", ("", "computed"))[1]),
+        "fwhm_um": ([round(w, 4) if isfinite(w) else None for w in widths], facts.get("fwhm_um", ("", "computed"))[1]),
         "shape": (list(kernels.shape[1:]), "computed"),
     }
     return PsfOnGrid(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil, isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from chunkflow.kernels.deconvolve import (
     WienerButterworth,
 )
 from chunkflow.kernels.inverse import NaiveInverse, RegularizedInverse, Wiener
-from chunkflow.stages.base import Record, Region
+from chunkflow.stages.base import Record, Region, View
 
 Linear = NaiveInverse | RegularizedInverse | Wiener
 Method = Algorithm | Linear
@@ -52,7 +52,7 @@ class Known:
     iterations : where none are given; 0 for the linear ones
     regularization : where none is given; None where the algorithm has none
     gradient : whether it takes a step length; iterative algorithms but those with a back projector may have momentum
-    reach : of its halo in units of plain Richardson-Lucy's (see `halo`), as measured on rods, 10 iterations
+    reach : of its halo in units of plain Richardson-Lucy's (see `halo`), as measured on rods and beads, 10 iterations
     """
 
     make: Callable[[Choice], Method]
@@ -85,7 +85,8 @@ def _shrinking(momentum: bool) -> Callable[[Choice], Method]:
 
 
 def _butterworth(choice: Choice) -> Method:
-    z, y, x = (1 / max(width, 2.0) for width in choice.fwhm_vox)
+    # an axis of one voxel, or along which the light does not fall to half, is not cut off
+    z, y, x = (1 / max(width, 2.0) if isfinite(width) else 0.5 for width in choice.fwhm_vox)
     return Algorithm(back=WienerButterworth(cutoff=(z, y, x), alpha=choice.regularization))
 
 
@@ -116,14 +117,14 @@ ALGORITHMS: Mapping[str, Known] = {
         make=_tikhonov(None), iterations=10, regularization=0.1, gradient=True, has_momentum=True, reach=1.7
     ),
     "ictm": Known(make=_tikhonov(0.0), iterations=10, regularization=0.1, gradient=True, has_momentum=True, reach=1.7),
-    "ista": Known(make=_shrinking(False), iterations=10, regularization=0.01, gradient=True, reach=1.6),
-    "fista": Known(make=_shrinking(True), iterations=10, regularization=0.01, gradient=True, reach=1.6),
+    "ista": Known(make=_shrinking(False), iterations=10, regularization=0.01, gradient=True, reach=3.2),
+    "fista": Known(make=_shrinking(True), iterations=10, regularization=0.01, gradient=True, reach=3.2),
 }
 """Algorithms by the names users give them. Regularisations: see each strategy's docstring for the unit."""
 
 ZERO_REACH = 1.4
 """How much further tiles must read that take what they do not see as dark."""
-MOMENTUM_REACH = 1.5
+MOMENTUM_REACH = 1.3
 """How much further momentum looks than the same number of plain iterations."""
 
 
@@ -133,6 +134,8 @@ class Restoration:
 
     source : name of the array; limits : name of the merge that knows its range
     psf_shape : shape of one PSF; psfs : their number, more than one where they change with depth
+    volume : shape of the whole image
+    nodata : value of the raw input's voxels that hold no data, None if all do: no light is looked for there
     """
 
     method: Method
@@ -143,27 +146,43 @@ class Restoration:
     limits: str
     psf_shape: Triple
     psfs: int
+    volume: Triple
+    nodata: float | None = None
 
     def read_box(self, out: Box, halo: Triple) -> Mapping[str, Box]:
         """The voxels to read for an output."""
-        return {self.source: out.grow(halo)}
+        box = out.grow(halo)
+        return {self.source: box} if self.nodata is None else {self.source: box, "input": box}
+
+    def regions(self, view: View, box: Box) -> tuple[Region, Any]:
+        """The image in a box, and where it holds data: bool, or None for everywhere."""
+        image = view.regions[self.source]
+        data = image.cut(box)
+        if self.nodata is None:
+            return Region(box, data), None
+        raw = view.regions["input"].cut(box)
+        return Region(box, data), raw != raw.dtype.type(self.nodata)
 
     def start(self, limits: Record) -> float:
         """The flat first estimate: one value for the whole volume, or the tiles would differ.
 
         Half-way between minimum and maximum. With no background its size cancels from Richardson-Lucy.
         """
-        middle = float(limits["low"][0] + limits["high"][0]) / 2
-        return max(middle - self.background, 1e-3 * max(middle, 1.0))
+        low, high = float(limits["low"][0]), float(limits["high"][0])
+        return max((low + high) / 2 - self.background, 1e-3 * max(abs(low), abs(high)))
 
-    def restored(self, image: Region, out: Box, halo: Triple, constants: Record, start: float) -> Any:
-        """The restored voxels of `out` (float32), from its image grown by the halo as far as the volume goes."""
+    def restored(self, image: Region, out: Box, halo: Triple, constants: Record, start: float, seen: Any = None) -> Any:
+        """The restored voxels of `out` (float32), from its image grown by the halo as far as the volume goes.
+
+        seen : where the image holds data, None for everywhere
+        """
         if isinstance(self.method, Algorithm):
-            return self._restored_by_iteration(image, out, halo, constants, start)
-        before, after = _cut_off(image.box, out.grow(halo))
+            return self._restored_by_iteration(image, out, halo, constants, start, seen)
+        before, after = self._mirrored(image.box, halo)
         mirror = self.edges != "circular"
+        data = image.data if seen is None else array_module(image.data).where(seen, image.data, self.background)
         whole = inverse.filtered(
-            image.data,
+            data,
             constants["psf"][0],
             self.method,
             background=self.background,
@@ -173,19 +192,31 @@ class Restoration:
         )
         return whole[out.relative_to(image.box.start).slices]
 
-    def _restored_by_iteration(self, image: Region, out: Box, halo: Triple, constants: Record, start: float) -> Any:
+    def _restored_by_iteration(
+        self, image: Region, out: Box, halo: Triple, constants: Record, start: float, seen: Any
+    ) -> Any:
         data, origin = image.data, image.box.start
         if self.edges == "reflect":
-            before, after = _cut_off(image.box, out.grow(halo))
-            data = array_module(data).pad(data, list(zip(before, after, strict=True)), mode="symmetric")
+            before, after = self._mirrored(image.box, halo)
+            width = list(zip(before, after, strict=True))
+            data = array_module(data).pad(data, width, mode="symmetric")
+            seen = None if seen is None else array_module(data).pad(seen, width, mode="symmetric")
             origin = triple(tuple(o - b for o, b in zip(origin, before, strict=True)))
         estimate = None
-        for estimate in self.iterates(data, origin, constants, start):  # noqa: B007
+        for estimate in self.iterates(data, origin, constants, start, seen):  # noqa: B007
             pass
         assert estimate is not None
         return estimate[out.relative_to(origin).slices]
 
-    def iterates(self, data: Any, origin: Triple, constants: Record, start: float) -> Iterator[Any]:
+    def _mirrored(self, box: Box, halo: Triple) -> tuple[Triple, Triple]:
+        """Voxels by which the image is mirrored at the volume's sides, before and after, z y x: as far as a PSF or a
+        tile looks. Along an axis of one voxel there is nothing to look at."""
+        reach = [0 if n == 1 else max(h, p // 2) for h, p, n in zip(halo, self.psf_shape, self.volume, strict=True)]
+        before = triple(tuple(r if a == 0 else 0 for r, a in zip(reach, box.start, strict=True)))
+        after = triple(tuple(r if b == n else 0 for r, b, n in zip(reach, box.stop, self.volume, strict=True)))
+        return before, after
+
+    def iterates(self, data: Any, origin: Triple, constants: Record, start: float, seen: Any) -> Iterator[Any]:
         """The estimate after each iteration, on the blur's domain; `data` begins at voxel `origin`."""
         assert isinstance(self.method, Algorithm)
         return deconvolve.iterates(
@@ -196,6 +227,7 @@ class Restoration:
             background=self.background,
             start=start,
             edges=self.edges,
+            seen=seen,
         )
 
     def kernel(self, data: Any, origin: Triple, constants: Record) -> Any:
@@ -207,19 +239,15 @@ class Restoration:
 
     def working_bytes(self, out: Triple, halo: Triple) -> int:
         """Peak bytes beside the image read and the result."""
-        read = triple(tuple(n + 2 * h for n, h in zip(out, halo, strict=True)))
+        grown = triple(tuple(n + 2 * h for n, h in zip(out, halo, strict=True)))
+        read = triple(tuple(min(g, n) for g, n in zip(grown, self.volume, strict=True)))
+        if not isinstance(self.method, Algorithm) or self.edges == "reflect":  # the volume is mirrored beyond its sides
+            read = triple(tuple(max(g, r + p // 2 * 2) for g, r, p in zip(grown, read, self.psf_shape, strict=True)))
         if not isinstance(self.method, Algorithm):
             return inverse.working_set_bytes(inverse.fft_shape(read, (0, 0, 0), (0, 0, 0)), self.psf_shape)
         mirrored = 8 * prod(read) if self.edges == "reflect" else 0
         one = deconvolve.working_set_bytes(read, self.psf_shape, self.method, self.edges)
         return one + (self.psfs - 1) * blur.working_set_bytes(read, self.psf_shape, self.edges) + mirrored
-
-
-def _cut_off(have: Box, wanted: Box) -> tuple[Triple, Triple]:
-    """Voxels that a box lacks of a larger one, before and after, z y x."""
-    before = triple(tuple(max(h - w, 0) for h, w in zip(have.start, wanted.start, strict=True)))
-    after = triple(tuple(max(w - h, 0) for h, w in zip(have.stop, wanted.stop, strict=True)))
-    return before, after
 
 
 def halo(
@@ -248,10 +276,13 @@ def halo(
         return inverse.halo(kernels[0], method, tolerance=tolerance, largest=largest, uncut=(z, y, x))
     reach = ALGORITHMS[name].reach * (MOMENTUM_REACH if method.momentum else 1.0)
     reach *= ZERO_REACH if edges == "zero" else 1.0
-    each = [psf.halo(kernel, iterations=iterations, tolerance=tolerance, reach=reach) for kernel in kernels]
+    each = [
+        psf.halo(kernel, iterations=iterations, tolerance=tolerance, reach=reach, beside=method.beside)
+        for kernel in kernels
+    ]
     return triple(tuple(max(h[axis] for h in each) for axis in range(3)))
 
 
-def wider(box: Triple, factor: float) -> Triple:
-    """A halo times a factor, in whole voxels; none stays none."""
-    return triple(tuple(ceil(n * factor) for n in box))
+def wider(halo: Triple, factor: float, psf_shape: Triple) -> Triple:
+    """A halo and (factor - 1) times itself, or the PSF's reach where that is more: none is made wider too."""
+    return triple(tuple(h + ceil((factor - 1) * max(h, p // 2)) for h, p in zip(halo, psf_shape, strict=True)))

@@ -86,8 +86,13 @@ class Reference:
             else:
                 new = x * np.maximum(1 + back @ (y / model - 1), 0)
             if algorithm.shrinkage is not None:
-                new = self.shrunk(algorithm.shrinkage, new)
-            x = np.maximum(new + (k - 1) / (k + 2) * (new - before), 0) if algorithm.momentum else new
+                new = self.shrunk(algorithm.shrinkage, new, algorithm.update.step)
+            x = new
+            if algorithm.momentum:
+                bounds = {"richardson": (0, None), "fista": (0, None)}.get(self.kind(algorithm))
+                x = new + (k - 1) / (k + 2) * (new - before)
+                low, high = bounds or (algorithm.update.low, algorithm.update.high)
+                x = x if low is None and high is None else x.clip(low, high)
             before = new
         return before.reshape(self.domain)[tuple(slice(n) for n in self.shape)]
 
@@ -112,10 +117,14 @@ class Reference:
         parts = [one if a == axis else np.eye(m) for a, m in enumerate(self.domain)]
         return np.asarray(np.kron(np.kron(parts[0], parts[1]), parts[2]))
 
-    def shrunk(self, shrinkage: Shrinkage, x: Values) -> Values:
+    @staticmethod
+    def kind(algorithm: Algorithm) -> str:
+        return "fista" if algorithm.shrinkage else "gradient" if isinstance(algorithm.update, Descend) else "richardson"
+
+    def shrunk(self, shrinkage: Shrinkage, x: Values, step: float) -> Values:
         smooth = x.reshape(self.domain)
         total = np.zeros(self.domain)
-        for scale, threshold in enumerate(shrinkage.thresholds(START)):
+        for scale, threshold in enumerate(shrinkage.thresholds(START * step)):
             coarser = smooth
             for axis, n in enumerate(self.domain):
                 taps = np.array([1, 4, 6, 4, 1]) / 16
@@ -174,11 +183,12 @@ ALGORITHMS: dict[str, Algorithm] = {
     "with momentum": Algorithm(momentum=True),
     "total variation": Algorithm(penalty=TotalVariation(0.05)),
     "landweber": Algorithm(update=Descend(step=1.3)),
+    "landweber, momentum": Algorithm(update=Descend(step=1.3), momentum=True),
     "non-negative": Algorithm(update=Descend(low=0.0), momentum=True),
     "bounded": Algorithm(update=Descend(low=10.0, high=80.0)),
     "tikhonov-miller": Algorithm(update=Descend(step=0.8), penalty=Roughness(0.2)),
     "ictm": Algorithm(update=Descend(low=0.0), penalty=Roughness(0.1)),
-    "ista": Algorithm(update=Descend(), shrinkage=Shrinkage(regularization=0.02)),
+    "ista": Algorithm(update=Descend(step=0.7), shrinkage=Shrinkage(regularization=0.02)),
     "fista": Algorithm(update=Descend(), shrinkage=Shrinkage(regularization=0.02), momentum=True),
     "wiener-butterworth": Algorithm(back=WienerButterworth(cutoff=(0.3, 0.4, 0.5), alpha=0.05)),
     "masked-wiener": Algorithm(back=MaskedWiener(alpha=0.05, transmits=0.01)),

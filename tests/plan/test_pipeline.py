@@ -129,7 +129,7 @@ MISTAKES: list[tuple[Any, str]] = [
     (_with("resample", voxel_um=[1, 0, 1]), "not positive"),
     (_with("resample", voxel_um="cubic"), "voxel_um"),
     (_with("deconvolve"), "psf"),
-    (_with("deconvolve", psf={}), "says neither how wide it is"),
+    (_with("deconvolve", psf={"model": "gaussian"}), "does not say which"),
     (_with("deconvolve", psf={"fwhm_um": [1, -1, 1]}), "not positive"),
     (_with("deconvolve", psf={"fwhm": [1, 1, 1]}), "'fwhm' in deconvolve: psf.*Did you mean 'fwhm_um'"),
     (_with("deconvolve", psf={"fwhm_um": [1, 1, 1]}, algorithm="richardson"), "Did you mean 'richardson-lucy'"),

@@ -146,7 +146,7 @@ def test_widths_that_cannot_be_measured_are_null_in_json_and_words_for_people() 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"fwhm_um": (1.0, 1.0, 1.0)}, {}, "voxel size is not known"),
     ({"fwhm_um": (1.0, 1.0, 1.0)}, {"voxel_um": (0.0, 1.0, 1.0)}, "not positive"),
-    ({}, {"voxel_um": VOXEL}, "neither how wide it is"),
+    ({}, {"voxel_um": VOXEL}, "names no microscope"),
     ({"microscope": "confocal"}, {"voxel_um": VOXEL}, "needs na"),
     ({"microscope": "confocal", "objective": "63x/1.4 oil"}, {"voxel_um": VOXEL}, "needs emission_nm"),
     ({"microscope": "confocal", **LENS}, {"voxel_um": VOXEL, "overrides": ["slab_um=2"]}, "a file holds one"),

@@ -54,7 +54,7 @@ def rods(shape: Triple, psf: Psf, photons: float = 300.0) -> tuple[Image, PsfOnG
     return rng.poisson(np.maximum(operator.forward(seen), 0)).astype(np.float32), on_grid
 
 
-def restoration_of(chosen: Deconvolve, on_grid: PsfOnGrid) -> Restoration:
+def restoration_of(chosen: Deconvolve, on_grid: PsfOnGrid, volume: Triple) -> Restoration:
     return Restoration(
         method=chosen.method(on_grid),
         iterations=chosen.count,
@@ -64,6 +64,7 @@ def restoration_of(chosen: Deconvolve, on_grid: PsfOnGrid) -> Restoration:
         limits="range",
         psf_shape=triple(on_grid.kernels.shape[1:]),
         psfs=len(on_grid.kernels),
+        volume=volume,
     )
 
 
@@ -72,7 +73,7 @@ def worst_tile(chosen: Deconvolve, image: Image, on_grid: PsfOnGrid, core: Tripl
     volume = Box.of_shape(triple(image.shape))
     halo = chosen.halo_for(on_grid, chosen.method(on_grid), volume.shape)
     halo = triple(tuple(int(h * shrunk) for h in halo))
-    restoration = restoration_of(chosen, on_grid)
+    restoration = restoration_of(chosen, on_grid, volume.shape)
     constants = {"psf": on_grid.kernels, "psf_planes": on_grid.planes}
     start = float(image.max() + image.min()) / 2
 
@@ -91,16 +92,29 @@ def worst_tile(chosen: Deconvolve, image: Image, on_grid: PsfOnGrid, core: Tripl
     return worst
 
 
+@cache
+def beads(shape: Triple, psf: Psf) -> tuple[Image, PsfOnGrid]:
+    """A dozen bright points on a dark ground, blurred, with Poisson noise; and the PSF."""
+    on_grid = psf.on_grid(VOXEL_UM, shape)
+    rng = np.random.default_rng(3)
+    operator = blur.Blur(on_grid.kernels[0], shape, np)
+    scene = np.full(operator.domain, 0.05, np.float32)
+    for _ in range(12):
+        scene[tuple(int(rng.integers(2, n - 2)) for n in shape)] += 20000
+    return rng.poisson(np.maximum(operator.forward(scene), 0)).astype(np.float32), on_grid
+
+
+@pytest.mark.parametrize("scene", [beads, pytest.param(rods, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("momentum", [False, True])
 @pytest.mark.parametrize("algorithm", [*ITERATIVE, *LINEAR])
-def test_every_tile_agrees_with_the_whole_volume(algorithm: str, momentum: bool) -> None:
+def test_every_tile_agrees_with_the_whole_volume(algorithm: str, momentum: bool, scene: Any) -> None:
     if momentum and not ALGORITHMS[algorithm].has_momentum:
         pytest.skip(f"{algorithm} has no momentum")
     chosen = stage(algorithm, momentum=momentum)
     if ALGORITHMS[algorithm].iterations:
         chosen = replace(chosen, iterations=max(ALGORITHMS[algorithm].iterations, 2))
-    image, on_grid = rods((80, 96, 96), GAUSSIAN)
-    assert worst_tile(chosen, image, on_grid, (40, 48, 48)) <= chosen.tolerance
+    image, on_grid = scene((60, 72, 72), GAUSSIAN)
+    assert worst_tile(chosen, image, on_grid, (30, 36, 36)) <= chosen.tolerance
 
 
 @pytest.mark.slow
@@ -167,6 +181,82 @@ def test_samples_measure_what_tiles_miss(tmp_path: Path) -> None:
     measured = float(merged(run(tmp_path, image, chosen), "deconvolve-check")["difference"][0])
     assert 0 < measured <= chosen.tolerance
     assert measured > 0.2 * worst_tile(chosen, image, on_grid, (40, 48, 48))
+
+
+def test_samples_of_a_halo_of_nothing_are_compared_with_one_of_the_psfs_reach(tmp_path: Path) -> None:
+    image, _ = rods((80, 96, 96), GAUSSIAN)
+    with pytest.raises(PlanError, match=r"halo of \[0, 0, 0\]"):
+        run(tmp_path, image, stage(tile=(40, 48, 48), halo=(0, 0, 0)))
+
+
+def test_samples_without_light_measure_nothing_and_do_not_say_zero(tmp_path: Path) -> None:
+    image = np.zeros((24, 96, 96), np.float32)
+    image[2:5, 2:5, 2:5] = 500
+    result = run(tmp_path, image, stage(tile=(24, 32, 32)))
+    assert np.isnan(merged(result, "deconvolve-check")["difference"][0])
+
+
+def test_voxels_without_data_neither_shine_nor_darken_what_is_beside_them(tmp_path: Path) -> None:
+    image, _ = rods((24, 40, 60), GAUSSIAN)
+    cut = image.astype(np.uint16)
+    cut[:, :, 40:] = 60000
+    result = run(tmp_path, cut, stage(dtype="uint16", scale=8.0), nodata=60000)
+    alone = run(tmp_path / "alone", image[:, :, :40].astype(np.uint16), stage(dtype="uint16", scale=8.0))
+    assert result.image is not None and alone.image is not None
+    inner, expected = result.image[...][:, :, :38] / 8.0, alone.image[...][:, :, :38] / 8.0
+    assert np.linalg.norm(inner - expected) < 0.01 * np.linalg.norm(expected)
+    assert int(merged(result, "deconvolve-range")["clipped"][0]) == int(merged(alone, "deconvolve-range")["clipped"][0])
+
+
+def test_a_restoration_that_diverges_says_so_and_writes_nothing(tmp_path: Path) -> None:
+    image, _ = rods((24, 40, 40), CONFOCAL)
+    with pytest.raises(PlanError, match="diverge"):
+        run(tmp_path, image, stage("masked-wiener", CONFOCAL, iterations=200))
+    assert not (tmp_path / "out" / "image.ome.zarr").exists()
+
+
+@pytest.mark.parametrize("algorithm", ["masked-wiener", "landweber", "fista"])
+def test_stop_auto_never_takes_an_iteration_that_diverged(algorithm: str, tmp_path: Path) -> None:
+    image, _ = beads((24, 48, 48), GAUSSIAN)
+    result = run(tmp_path, image, stage(algorithm, stop="auto", iterations=25, background=0.0))
+    check = merged(result, "deconvolve-check")
+    count = int(check["iterations"][0])
+    assert np.isfinite(check["curve"][:count, 2]).any()
+    assert np.isfinite(check["curve"][count - 1, 2])
+    assert result.image is not None
+    assert np.isfinite(result.image[...]).all()
+
+
+def test_a_plane_is_restored_by_every_algorithm(tmp_path: Path) -> None:
+    image = rods((24, 60, 60), GAUSSIAN)[0].max(axis=0, keepdims=True)
+    widefield = Psf(microscope="widefield", objective="60x/1.2 water", emission_nm=520)
+    for algorithm in ALGORITHMS:
+        restored = run(tmp_path / algorithm, image, stage(algorithm, widefield)).image
+        assert restored is not None
+        assert np.isfinite(restored[...]).all()
+
+
+def test_a_changed_tolerance_alone_restores_no_tile_again() -> None:
+    before, after = (plan_of(stage(tolerance=t, halo=(6, 6, 6)), shape=(200, 200, 200))[0] for t in (1e-3, 1e-2))
+    assert {d.name for d in before} == {"deconvolve-probe", "deconvolve-check", "deconvolve", "deconvolve-range"}
+    assert before[2] == replace(after[2], constants=before[2].constants)
+    assert before[1] != after[1]
+
+
+def test_a_background_above_the_image_is_refused(tmp_path: Path) -> None:
+    image, _ = rods((24, 40, 40), GAUSSIAN)
+    with pytest.raises(InputError, match="background"):
+        run(tmp_path, image, stage(background=1e6))
+
+
+@pytest.mark.parametrize("factor", [1e-8, 1e6])
+def test_the_unit_of_the_image_changes_nothing(factor: float, tmp_path: Path) -> None:
+    image, _ = rods((24, 40, 40), GAUSSIAN)
+    for algorithm in ("richardson-lucy", "landweber", "fista"):
+        plain = run(tmp_path / algorithm / "a", image, stage(algorithm)).image
+        other = run(tmp_path / algorithm / "b", image * np.float32(factor), stage(algorithm)).image
+        assert plain is not None and other is not None
+        np.testing.assert_allclose(other[...] / factor, plain[...], rtol=1e-3, atol=1e-3 * float(plain[...].max()))
 
 
 def test_a_halo_too_small_stops_before_a_tile_is_written_and_names_one_that_will_do(tmp_path: Path) -> None:
@@ -309,6 +399,8 @@ def test_the_psf_of_the_chosen_channel_is_used() -> None:
     assert flow.facts["psf"]["fwhm_um"][0] == pytest.approx([0.8, 0.3, 0.3], rel=0.05)
     with pytest.raises(PlanError, match=r"'actin' has no PSF.*mito, dna"):
         plan_of(Deconvolve(psf=psfs), channel="actin")
+    (*_, tiles, _), _ = plan_of(Deconvolve(psf={"0": psfs["dna"], "1": GAUSSIAN}))
+    assert np.array_equal(tiles.constants["psf"], expected)
 
 
 def test_expansion_leaves_the_optics_in_um_as_imaged(tmp_path: Path) -> None:
@@ -349,6 +441,8 @@ def test_expansion_divides_the_lengths_of_tables(tmp_path: Path) -> None:
         ({"algorithm": "bounded-landweber", "bounds": (5.0, 1.0)}, "empty"),
         ({"scale": 2.0}, "float32"),
         ({"tolerance": 0.0}, "tolerance"),
+        ({"algorithm": "wiener", "edges": "zero"}, "no zero edges"),
+        ({"stop": "auto", "edges": "circular"}, "samples"),
         ({"background": -1.0}, "background"),
     ],
 )
@@ -378,7 +472,7 @@ def test_no_seam_is_seen_in_the_difference(axis: int) -> None:
     core = (40, 48, 48)
     volume = Box.of_shape(triple(image.shape))
     halo = chosen.halo_for(on_grid, chosen.method(on_grid), volume.shape)
-    restoration = restoration_of(chosen, on_grid)
+    restoration = restoration_of(chosen, on_grid, volume.shape)
     constants = {"psf": on_grid.kernels, "psf_planes": on_grid.planes}
     start = float(image.max() + image.min()) / 2
     grid = Grid(volume.shape, core)

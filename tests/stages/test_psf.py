@@ -81,6 +81,13 @@ def test_a_medium_that_the_users_objective_excludes_is_not_taken_from_the_image(
         ({"microscope": "confocal", "objective": "63x/1.4 oil"}, "needs emission_nm"),
         ({"microscope": "spinning-disk", "na": 1.4, "emission_nm": 525}, "magnification"),
         ({"objective": "63x/1.4 oil", "emission_nm": 525}, "names no microscope"),
+        ({}, "names no microscope"),
+        ({"microscope": "widefield", "na": 1.4, "emission_nm": 0.525}, "It is in nm: 525"),
+        ({"microscope": "confocal", "na": 1.4, "emission_nm": 525, "pinhole_um": 50.0}, "no magnification"),
+        (
+            {"microscope": "widefield", "na": 1.4, "emission_nm": 525, "slab_um": 2.0, "depth_um": 50.0},
+            "has its focus in plane",
+        ),
         ({"model": "variable-index", "na": 1.2, "emission_nm": 525}, "index_profile"),
         ({"microscope": "widefield", "na": 1.6, "emission_nm": 525, "immersion_index": 1.5}, "1.6"),
     ],
@@ -93,7 +100,7 @@ def test_what_is_missing_or_impossible_is_asked_for_when_the_psf_is_made(psf: di
 @pytest.mark.parametrize(
     ("psf", "said"),
     [
-        ({}, "neither how wide"),
+        ({"model": "gaussian"}, "does not say which"),
         ({"fwhm_um": (0.6, 0.0, 0.2)}, "not positive"),
         ({"microscope": "confocl"}, "confocal"),
         ({**CONFOCAL, "objective": "63x oil"}, "cannot be read"),
@@ -109,6 +116,37 @@ def test_nonsense_is_refused_at_once(psf: dict[str, Any], said: str) -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 2])
+@pytest.mark.parametrize(
+    ("psf", "said"),
+    [
+        ({"fwhm_um": (0.6, 0.2, 0.2), "microscope": "confocal"}, "has no microscope"),
+        ({"fwhm_um": (0.6, 0.2, 0.2), "path": "psf.tif"}, "has no fwhm_um"),
+        ({"fwhm_um": (0.6, 0.2, 0.2), "slab_um": 2.0}, "has no slab_um"),
+        ({"model": "gibson-lanni", "microscope": "confocal"}, "Keep one of them"),
+        ({**CONFOCAL, "index_profile": ((0.0, 1.3),)}, "has no index_profile"),
+        ({"model": "born-wolf", "na": 0.5, "emission_nm": 500, "slab_um": 2.0}, "has no slab_um"),
+        ({"microscope": "widefield", "pinhole_au": 1.0}, "has no pinhole_au"),
+    ],
+)
+def test_keys_that_would_not_be_looked_at_are_refused(psf: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Psf(**psf)
+
+
+def test_a_pinhole_in_um_is_turned_into_airy_units() -> None:
+    stated = {"pinhole_um": 50.0, "magnification": 63.0}
+    airy_um = 1.22 * 0.525 / 1.4
+    assert facts_of(Psf(**{**CONFOCAL, "objective": "1.4 oil"}), stated)["pinhole_au"] == (
+        pytest.approx(50 / 63 / airy_um, abs=1e-3),
+        "image",
+    )
+    assert facts_of(Psf(**CONFOCAL, pinhole_au=2.0), stated)["pinhole_au"] == (2.0, "given")
+
+
+def test_confined_light_is_kept_to_the_energy_asked_for() -> None:
+    assert facts_of(Psf(**CONFOCAL))["energy"][0] >= 0.98
+
+
 def test_voxels_too_coarse_for_the_psf_are_warned_of_with_numbers(axis: int) -> None:
     coarse = [0.1, 0.05, 0.05]
     coarse[axis] = 0.9
