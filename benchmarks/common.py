@@ -116,7 +116,7 @@ class Table:
         columns = zip(*self.rows.values(), strict=True)
         tops = [max((v for v in column if v is not None), default=None) for column in columns]
         width = max(len(name) for name in self.rows)
-        lines = [self.title, " " * width + "".join(f"{column:>9} " for column in self.columns)]
+        lines = [self.title, " " * width + " ".join(f"{column:>9}" for column in self.columns)]
         for name, values in self.rows.items():
             marks = [
                 "*" if self.best and v is not None and v == top else " " for v, top in zip(values, tops, strict=True)
