@@ -12,6 +12,7 @@ from chunkflow.plan.plan import Plan
 from chunkflow.run.result import Result, open_result
 from chunkflow.stages.correct import Correct
 from chunkflow.stages.deconvolve import Deconvolve
+from chunkflow.stages.instances import Instances
 from chunkflow.stages.label import Label
 from chunkflow.stages.measure import Measure
 from chunkflow.stages.predict import Predict
@@ -27,6 +28,7 @@ __all__ = [
     "Correct",
     "Deconvolve",
     "InputOptions",
+    "Instances",
     "Label",
     "Measure",
     "OutputOptions",

@@ -21,6 +21,7 @@ from chunkflow.geometry.scale import MicrometerTriple
 from chunkflow.stages.base import Stage
 from chunkflow.stages.correct import Correct
 from chunkflow.stages.deconvolve import Deconvolve
+from chunkflow.stages.instances import Instances
 from chunkflow.stages.label import Label
 from chunkflow.stages.measure import Measure
 from chunkflow.stages.parameters import check_parameters
@@ -40,9 +41,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STAGES: dict[str, type[Any]] = {
-    stage.key: stage for stage in (Correct, Deconvolve, Resample, Predict, Threshold, Label, Skeleton, Measure)
+    stage.key: stage
+    for stage in (Correct, Deconvolve, Resample, Predict, Threshold, Label, Instances, Skeleton, Measure)
 }
-"""Stages by the name users give them, in the only order that makes sense."""
+"""Stages by the name users give them, in the only order that makes sense; of label and instances, one."""
 
 READ = ("measured", "measured_um", "dark_image", "flat_image")
 """Parameters that are read from the files that others name, and not written out."""
@@ -144,6 +146,8 @@ class Pipeline:
                 raise ConfigError(f"stage {after} stands twice", "Keep one of them")
             if order.index(before) > order.index(after):
                 raise ConfigError(f"stage {after} stands behind {before}", f"The order is {', '.join(order)}")
+        if {"label", "instances"} <= set(keys):
+            raise ConfigError("label and instances both number objects", "Keep one: instances where objects touch")
         predict = next((stage for stage in self.stages if isinstance(stage, Predict)), None)
         if predict is not None and predict.threshold is not None and "threshold" in keys:
             raise ConfigError(

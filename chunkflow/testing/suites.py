@@ -229,12 +229,12 @@ def _files(folder: Path) -> dict[str, Path]:
 def _saved(stages: Sequence[Stage], kind: Kind) -> tuple[str, ...]:
     """Every array that these stages can leave."""
     keys = {stage.key for stage in stages}
-    makes_mask = "label" in keys and kind != "labels"
+    numbers = bool(keys & {"label", "instances"})
     made = {
         "image": kind == "image",
         "probability": "predict" in keys,
-        "mask": makes_mask,
-        "labels": "label" in keys or kind == "labels",
+        "mask": numbers and kind != "labels",
+        "labels": numbers or kind == "labels",
         "skeleton": "skeleton" in keys,
     }
     return tuple(name for name, is_made in made.items() if is_made)

@@ -1,0 +1,491 @@
+"""Objects that touch, told apart by the exact watershed of `kernels.watershed`: the same for any blocks.
+
+    foreground    the mask, kept because every later pass looks at it
+    depth         exact squared distance of the foreground to the background (only where the relief is a distance)
+    seeds         the relief, and its minima as far as one block can tell
+    seeds-seams   cheapest edges across the faces of the blocks
+    seeds-merge   minima of the whole volume with dynamics above h, spread out
+    flood         basins of each block from the seeds
+    flood-seams   cheapest edges across the faces of the blocks
+    flood-merge   basin -> instance, in raster order of the first voxel, small ones dropped
+    label ...     the passes of `stages.label` on the instances, as on an input that is labels
+
+A relief has its minima inside objects: minus the distance, minus the intensity, or the intensity where borders are
+bright. The merges hold about 64 bytes per edge (see `kernels.watershed`); every block that has plateaus builds a tree
+of all seeds, half a second for a million of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkflow.errors import ConfigError
+from chunkflow.geometry.box import Box, Triple, triple
+from chunkflow.geometry.grid import Grid
+from chunkflow.kernels import contact, distance, filters, union, watershed
+from chunkflow.stages.base import (
+    ArraySpec,
+    BlockStep,
+    Draft,
+    Flow,
+    Merged,
+    Output,
+    Record,
+    Region,
+    View,
+    host,
+    iterate,
+)
+from chunkflow.stages.label import Label, NonZero, label_dtype
+from chunkflow.stages.parameters import check_parameters
+from chunkflow.stages.scan import DATA
+from chunkflow.stages.skeleton import DISTANCE_HALO, grown_halo, open_borders, spacing_weights
+
+SIDE_STEPS = 16  # sides of a voxel, to part plateaus by, are rounded to this part of the shortest
+FRAME_BYTES = 64  # per voxel of a block's frame; 57 measured on noise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """Squared distance of the foreground to the background: exact below that of `max_halo` voxels, and that above.
+
+    What lies outside the volume is not background: objects that the field of view cuts keep their depth at the cut.
+    """
+
+    weights: Triple
+    halo: int
+    max_halo: int
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ("depth",)
+    on_device: ClassVar[bool] = False
+
+    @property
+    def deepest(self) -> int:
+        """What a crop of the largest halo can still certify, whatever lies beyond it."""
+        return min(self.weights) * (self.max_halo + 1) ** 2
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {"mask": out.grow(triple(self.halo))}
+
+    def run(self, view: View, out: Box) -> Output:
+        if not view.regions["mask"].cut(out).any():
+            return Output(arrays={"depth": np.zeros(out.shape, np.int32)})
+        return self.settle(self.solve(view.regions, view.shape), view, out)
+
+    def solve(self, regions: Mapping[str, Region], shape: Triple) -> Region:
+        mask = regions["mask"]
+        # Mirrored at the ends of the volume: the image of a voxel is never nearer than the voxel itself.
+        goes_on = open_borders(mask.box, shape)
+        mirrored = np.pad(host(mask.data), np.where(goes_on, 0, self.halo), mode="symmetric")
+        depth = distance.squared_distance(mirrored, weights=self.weights, open_borders=np.ones((3, 2), bool))
+        inside = tuple(slice(0 if a else self.halo, None if b else -self.halo) for a, b in goes_on)
+        return Region(mask.box, depth[inside])
+
+    def settle(self, solved: Region, view: View, out: Box) -> Output:
+        found = solved.cut(out)
+        is_open = found == distance.UNKNOWN
+        depth = np.where(is_open, self.deepest, np.minimum(found, self.deepest)).astype(np.int32)
+        return Output(arrays={"depth": depth}, wants_more=bool(is_open.any()))
+
+    def grown(self) -> Self | None:
+        larger = grown_halo(self.halo, self.max_halo)
+        return None if larger is None else replace(self, halo=larger)
+
+    def working_bytes(self, out: Triple) -> int:
+        return 5 * prod(n + 2 * self.halo for n in out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relief:
+    """The relief to flood, smoothed; looked at in the foreground alone.
+
+    array : "depth", or the signal; unit : what one unit of its root (of a depth) or value is, negative to turn it over
+    """
+
+    array: str
+    unit: float
+    sigma_vox: tuple[float, float, float]
+    valid: str | None
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ("relief",)
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        box = out.grow(filters.smooth_halo(self.sigma_vox))
+        arrays = {self.array: box, "mask": out}
+        return arrays | {self.valid: box} if self.valid else arrays
+
+    def run(self, view: View, out: Box) -> Output:
+        if not view.regions["mask"].cut(out).any():
+            return Output(arrays={"relief": np.zeros(out.shape, np.float32)})
+        region = view.regions[self.array]
+        values = host(region.data).astype(np.float64)
+        values = np.sqrt(values) if self.array == "depth" else values
+        relief = (self.unit * values).astype(np.float32)
+        if any(self.sigma_vox):
+            valid = None if self.valid is None else (host(view.regions[self.valid].cut(region.box)) & DATA).astype(bool)
+            relief = filters.gaussian_smooth(relief, valid, self.sigma_vox)
+        return Output(arrays={"relief": np.ascontiguousarray(relief[out.relative_to(region.box.start).slices])})
+
+    def working_bytes(self, out: Triple) -> int:
+        halo = filters.smooth_halo(self.sigma_vox)
+        return 24 * prod(n + 2 * h for n, h in zip(out, halo, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindSeeds:
+    """Minima of the relief in a core, and what the merge needs of those it cannot decide."""
+
+    h: float
+    connectivity: int
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ()
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {name: out.grow((1, 1, 1)) for name in ("relief", "mask")}
+
+    def run(self, view: View, out: Box) -> Output:
+        frame = _frame(view, out)
+        found = watershed.minima_block(frame, self.h, self.connectivity)
+        names = ("minimum", "key", "edges", "deep", "deep_key", "lowest", "lowest_key")
+        record = {name: getattr(found, name) for name in names}
+        record["seeded"] = np.zeros(len(found.minimum), bool)
+        return Output(record=record | _planes(frame, found.slot, len(found.minimum)))
+
+    def working_bytes(self, out: Triple) -> int:
+        return FRAME_BYTES * prod(n + 2 * watershed.FRAME for n in out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flood:
+    """Basins of a core from its seeds, slots from 1, and what the merge needs to name them."""
+
+    connectivity: int
+    sides: Triple
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ("basins",)
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {name: out.grow(triple(watershed.FRAME)) for name in ("relief", "mask")}
+
+    def run(self, view: View, out: Box) -> Output:
+        frame = _frame(view, out)
+        merged = view.values["seeds-merge"]
+        seeds, here = merged["seeds"], merged.get("here", np.zeros(0, np.int64))
+        if frame.own.any():
+            watershed.part_plateaus(frame, seeds, self.sides)
+        found = watershed.flood_block(frame, seeds[here], here + 1, self.connectivity)
+        record = {name: getattr(found, name) for name in ("label", "first", "size", "edges")}
+        record["seeded"] = found.label > 0
+        return Output(arrays={"basins": found.slot}, record=record | _planes(frame, found.slot, len(found.label)))
+
+    def working_bytes(self, out: Triple) -> int:
+        return FRAME_BYTES * prod(n + 2 * watershed.FRAME for n in out)
+
+
+def _frame(view: View, out: Box) -> watershed.Frame:
+    relief, mask = view.regions["relief"], view.regions["mask"]
+    near = relief.box.clip(mask.box)
+    return watershed.frame_of(
+        host(relief.cut(near)),
+        host(mask.cut(near)).astype(bool),
+        origin=near.start,
+        core=(out.start, out.stop),
+        volume=view.shape,
+    )
+
+
+def _planes(frame: watershed.Frame, slot: NDArray[np.uint32], count: int) -> dict[str, NDArray[Any]]:
+    """Boundary planes for the seams, where there is anything that could touch."""
+    if not count:
+        return {}
+    key, tie = (np.where(slot > 0, frame.core(values), values.dtype.type(0)) for values in (frame.key, frame.tie))
+    named = {"slot": slot, "key": key, "tie": tie}
+    return {f"{name}_{side}": plane for name, array in named.items() for side, plane in contact.shell(array).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeamEdges:
+    """Cheapest edges from a block's slots to those of its forward neighbours, and the index of each neighbour."""
+
+    source: str
+    connectivity: int
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ()
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {}
+
+    def run(self, view: View, out: Box) -> Output:
+        edges = [np.zeros((0, watershed.EDGE_COLUMNS), np.int64)]
+        neighbours = [np.zeros(0, np.int64)]
+        here = self._shore(view, view.block)
+        for direction in contact.FORWARD if here else ():
+            index = view.grid.neighbour(view.block, direction)
+            there = None if index is None else self._shore(view, index)
+            if here is None or there is None or index is None:
+                continue
+            found = watershed.seam_edges(here, there, direction, volume=view.shape, connectivity=self.connectivity)
+            edges.append(found)
+            neighbours.append(np.full(len(found), index, np.int64))
+        return Output(record={"edges": np.concatenate(edges), "neighbour": np.concatenate(neighbours)})
+
+    def _shore(self, view: View, block: int) -> watershed.Shore | None:
+        record = view.records[self.source][block]
+        if not len(record["seeded"]):
+            return None
+        core = view.grid.core_of(block)
+        slot, key, tie = (
+            {side: record[f"{name}_{side}"] for side in ("z0", "z1", "y0", "y1", "x0", "x1")}
+            for name in ("slot", "key", "tie")
+        )
+        return watershed.Shore(core.start, core.shape, slot, key, tie, record["seeded"])
+
+    def working_bytes(self, out: Triple) -> int:
+        z, y, x = out
+        return 600 * (z * y + y * x + z * x)
+
+
+def _merged_edges(records: Mapping[str, Sequence[Record]], source: str, offsets: NDArray[np.int64]) -> Any:
+    """Edges inside and between all blocks, in order, their slots counted over all blocks."""
+    rows = [np.zeros((0, watershed.EDGE_COLUMNS), np.int64)]
+    pairs = zip(iterate(records[source]), iterate(records[f"{source}-seams"]), strict=True)
+    for block, (inner, seams) in enumerate(pairs):
+        for edges, there in ((inner["edges"], block), (seams["edges"], seams["neighbour"])):
+            edges = edges.copy()
+            edges[:, 0] += offsets[block]
+            edges[:, 1] += offsets[there]
+            rows.append(edges)
+    return watershed.in_order(np.concatenate(rows))
+
+
+def _columns(records: Sequence[Record], names: Sequence[str]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Columns of all blocks one after the other, and the first row of each block in the first column."""
+    parts: dict[str, list[NDArray[np.int64]]] = {name: [np.zeros(0, np.int64)] for name in names}
+    for record in iterate(records):
+        for name in names:
+            parts[name].append(record[name])
+    counts = np.array([len(part) for part in parts[names[0]][1:]], np.int64)
+    return [np.concatenate(parts[name]) for name in names], union.element_offsets(counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeSeeds:
+    """Seeds of the whole volume, increasing, and which of them lie in each block."""
+
+    grid: Grid
+    h: float
+    distance_um: float
+    voxel_um: tuple[float, float, float]
+
+    version: ClassVar[int] = 1
+
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
+        (minimum, key), offsets = _columns(records["seeds"], ("minimum", "key"))
+        (deep, deep_key, lowest, lowest_key), _ = _columns(
+            records["seeds"], ("deep", "deep_key", "lowest", "lowest_key")
+        )
+        alive, last = watershed.surviving_minima(minimum, key, _merged_edges(records, "seeds", offsets), self.h)
+        seeds = np.concatenate([deep, minimum[alive], lowest, minimum[last]])
+        depth = watershed.key_value(np.concatenate([deep_key, key[alive], lowest_key, key[last]]))
+        is_last = np.arange(len(seeds)) >= len(deep) + int(alive.sum())
+        if self.distance_um > 0 and len(seeds):
+            stays = watershed.spread_out(
+                seeds, depth, is_last, distance_um=self.distance_um, voxel_um=self.voxel_um, volume=self.grid.shape
+            )
+            seeds = seeds[stays]
+        seeds = np.sort(seeds)
+        return Merged({"seeds": seeds, "count": np.array([len(seeds)])}, self._of_blocks(seeds))
+
+    def _of_blocks(self, seeds: NDArray[np.int64]) -> list[tuple[int, Record]]:
+        if not len(seeds):
+            return []
+        position = np.unravel_index(seeds, self.grid.shape)
+        at = tuple(p // c for p, c in zip(position, self.grid.core, strict=True))
+        block = np.ravel_multi_index(at, self.grid.counts)
+        order = np.argsort(block, kind="stable")
+        present, first = np.unique(block[order], return_index=True)
+        parts = np.split(order, first[1:])
+        return [(int(b), {"here": here}) for b, here in zip(present, parts, strict=True)]
+
+    def working_bytes(self, blocks: int) -> int:
+        return 65536 * blocks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeFlood:
+    """The instance of every slot of every block: ranked by their first voxel, those of few voxels left out."""
+
+    min_voxels: int
+
+    version: ClassVar[int] = 1
+
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
+        (label, first, size), offsets = _columns(records["flood"], ("label", "first", "size"))
+        label = watershed.flood_slots(label, _merged_edges(records, "flood", offsets))
+        count = len(values["seeds-merge"]["seeds"])
+        total = np.zeros(count + 1, np.int64)
+        np.add.at(total, label, size)
+        earliest = np.full(count + 1, np.iinfo(np.int64).max)
+        np.minimum.at(earliest, label, first)
+        kept = 1 + np.flatnonzero(total[1:] >= max(1, self.min_voxels))
+        ids = np.zeros(count + 1, np.uint64)
+        ids[kept[np.argsort(earliest[kept], kind="stable")]] = np.arange(1, len(kept) + 1, dtype=np.uint64)
+        final = ids[label]
+        none = np.zeros(1, np.uint64)
+        parts = (
+            (block, {"ids": np.concatenate([none, final[offsets[block] : offsets[block + 1]]])})
+            for block in range(len(offsets) - 1)
+        )
+        return Merged({"count": np.array([len(kept)]), "largest": np.array([len(kept)], np.uint64)}, parts)
+
+    def working_bytes(self, blocks: int) -> int:
+        return 65536 * blocks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Name:
+    """Instances of a core."""
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ("labelled",)
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {"basins": out}
+
+    def run(self, view: View, out: Box) -> Output:
+        merged = view.values["flood-merge"]
+        ids = merged["ids"].astype(label_dtype(merged))
+        return Output(arrays={"labelled": ids[view.regions["basins"].cut(out)]})
+
+    def working_bytes(self, out: Triple) -> int:
+        return 8 * prod(out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instances:
+    """Objects that touch, told apart by a watershed of the foreground. Stands in place of label.
+
+    on : "distance" to the background, in um; or "intensity", of what the segmentation saw
+    bright : where the intensity is high: "inside" objects or at their "borders"
+    h : a minimum of the relief is a seed if the relief must rise by more than this to leave it for a lower one; in um,
+        by default a quarter of the shortest side of a voxel, or in units of the intensity, without a default
+    smooth_um : sigma of a Gaussian applied to the relief first, in um; 0 is none; by default the shortest side of a
+        voxel for a distance, whose plateaus it parts, and none for an intensity
+    min_seed_distance_um : of two seeds no farther from each other, the lower stays; connected foreground keeps one
+    connectivity : 6, 18 or 26
+    min_voxels : instances of fewer voxels are dropped, after merging, and the others numbered without them
+    min_volume_um3 : the same in um^3; give one of the two
+    max_halo : distances are told apart up to that of so many voxels
+    """
+
+    on: Literal["distance", "intensity"] = "distance"
+    bright: Literal["inside", "borders"] = "inside"
+    h: float | None = None
+    smooth_um: float | None = None
+    min_seed_distance_um: float = 0.0
+    connectivity: Literal[6, 18, 26] = 26
+    min_voxels: int = 0
+    min_volume_um3: float | None = None
+    max_halo: int = 64
+
+    key: ClassVar[str] = "instances"
+
+    def __post_init__(self) -> None:
+        check_parameters(self, self.key)
+        if self.on == "intensity" and self.h is None:
+            raise ConfigError("instances: on intensity h has no default", "Give the depth of a seed in grey values")
+        for name in ("h", "smooth_um", "min_seed_distance_um", "min_voxels", "min_volume_um3"):
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"instances: {name} {getattr(self, name)} is negative", "Use 0 for none")
+        if self.min_voxels and self.min_volume_um3 is not None:
+            raise ConfigError("instances: min_voxels and min_volume_um3 are both given", "Keep one")
+        if self.max_halo < 1:
+            raise ConfigError(f"instances: max_halo {self.max_halo} leaves blocks blind", "Use 1 or more, say 64")
+
+    def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
+        steps, needs = self._foreground(flow)
+        relief, before = self._relief(flow)
+        voxel_um = flow.scale.voxel_um
+        h = min(voxel_um) / 4 if self.h is None else self.h
+        find = FindSeeds(h=h, connectivity=self.connectivity)
+        choose = MergeSeeds(grid=flow.grid, h=h, distance_um=self.min_seed_distance_um, voxel_um=voxel_um)
+        flood = Flood(connectivity=self.connectivity, sides=_whole_sides(voxel_um))
+        named = Label(min_voxels=self.min_voxels, min_volume_um3=self.min_volume_um3)
+        name = MergeFlood(min_voxels=named.smallest(voxel_um))
+        grid, mask = flow.grid, ArraySpec(name="mask", dtype="uint8")
+        drafts = (
+            Draft(name="foreground", grid=grid, steps=steps, writes=(mask,), needs=needs),
+            *before,
+            Draft(name="seeds", grid=grid, steps=(relief, find), writes=(ArraySpec(name="relief", dtype="float32"),)),
+            self._seams(flow, "seeds"),
+            Draft(name="seeds-merge", grid=grid, merge=choose, needs=("seeds", "seeds-seams")),
+            Draft(
+                name="flood",
+                grid=grid,
+                steps=(flood,),
+                writes=(ArraySpec(name="basins", dtype="uint32"),),
+                needs=("seeds-merge",),
+            ),
+            self._seams(flow, "flood"),
+            Draft(name="flood-merge", grid=grid, merge=name, needs=("flood", "flood-seams", "seeds-merge")),
+        )
+        objects, after = self._objects(flow)
+        return (*drafts, *objects), after
+
+    def _foreground(self, flow: Flow) -> tuple[tuple[BlockStep, ...], tuple[str, ...]]:
+        if flow.kind == "labels":
+            raise ConfigError("instances: the input is labels already", "Leave instances out, or use kind: mask")
+        if flow.kind == "mask":
+            return (NonZero(has_mask=flow.has_mask, nodata=flow.nodata),), ()
+        if not flow.mask_steps:
+            raise ConfigError(
+                "instances: no stage before it says what foreground is", "Put threshold or predict in front of it"
+            )
+        return flow.mask_steps, flow.mask_needs
+
+    def _relief(self, flow: Flow) -> tuple[Relief, tuple[Draft, ...]]:
+        """The step that makes the relief, and the pass it needs."""
+        usual = min(flow.scale.voxel_um) if self.on == "distance" else 0.0
+        sigma_um = usual if self.smooth_um is None else self.smooth_um
+        z, y, x = (sigma_um / v for v in flow.scale.voxel_um)
+        if self.on == "intensity":
+            if flow.signal is None:
+                raise ConfigError(f"instances: the input is {flow.kind}, without intensities", "Use on: distance")
+            unit = -1.0 if self.bright == "inside" else 1.0
+            return Relief(array=flow.signal, unit=unit, sigma_vox=(z, y, x), valid=flow.valid), ()
+        weights, unit_um = spacing_weights(flow.shape, flow.scale.voxel_um)
+        depth = Depth(weights=weights, halo=min(DISTANCE_HALO, self.max_halo), max_halo=self.max_halo)
+        array = ArraySpec(name="depth", dtype="int32")
+        draft = Draft(name="depth", grid=flow.grid, steps=(depth,), writes=(array,))
+        return Relief(array="depth", unit=-unit_um, sigma_vox=(z, y, x), valid=None), (draft,)
+
+    def _seams(self, flow: Flow, source: str) -> Draft:
+        step = SeamEdges(source=source, connectivity=self.connectivity)
+        return Draft(name=f"{source}-seams", grid=flow.grid, steps=(step,), needs=(source,))
+
+    def _objects(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
+        """The passes of `label` on an input of labels, which are read from the basins instead."""
+        (first, *others), after = Label(connectivity=self.connectivity).drafts(replace(flow, kind="labels"))
+        first = replace(first, steps=(Name(), *first.steps[1:]), needs=("flood-merge",))
+        return (first, *others), replace(after, kind=flow.kind)
+
+
+def _whole_sides(voxel_um: tuple[float, float, float]) -> Triple:
+    """Sides of a voxel as whole numbers, near enough to say which seed is nearer."""
+    return triple(tuple(round(SIDE_STEPS * side / min(voxel_um)) for side in voxel_um))

@@ -1,0 +1,174 @@
+"""Instances do not depend on the blocks, and tell touching objects apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.metrics import adapted_rand_error
+
+import chunkflow as cf
+from chunkflow.errors import ConfigError
+from chunkflow.geometry.box import Box, Triple
+from chunkflow.run.result import Result
+from chunkflow.stages.base import Region
+from chunkflow.stages.instances import Depth
+from chunkflow.storage.tiff import read_tiff
+from chunkflow.testing.suites import check_stage, differences, write_volume
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def run(
+    folder: Path,
+    stages: list[Any],
+    array: NDArray[Any],
+    block: Triple,
+    kind: str = "mask",
+    voxel_um: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> Result:
+    """Instances of an array, stored under the first folder that is free."""
+    folder = folder / str(len(list(folder.iterdir())))
+    source = write_volume(folder / "in.ome.zarr", array, voxel_um)
+    pipeline = cf.Pipeline(stages, input=cf.InputOptions(kind=kind), output=cf.OutputOptions(save=("labels",)))
+    return pipeline.plan(source, folder / "out", block=block).run(on="serial")
+
+
+def labels_of(result: Result) -> NDArray[Any]:
+    assert result.labels is not None
+    return np.asarray(result.labels[:])
+
+
+def balls(shape: Triple, centres: list[Triple], radius: float) -> NDArray[np.uint8]:
+    voxel = np.stack(np.indices(shape), axis=-1)
+    inside = [((voxel - centre) ** 2).sum(axis=-1) <= radius**2 for centre in centres]
+    return np.any(inside, axis=0).astype(np.uint8)
+
+
+def test_instances_of_a_distance_do_not_depend_on_blocks(tmp_path: Path) -> None:
+    stages = [cf.Instances(connectivity=6, min_voxels=5, max_halo=20), cf.Measure()]
+    check_stage(stages, folder=tmp_path, kind="mask", cases=1, grids=2, largest=(16, 30, 30))
+
+
+def test_skeletons_of_instances_do_not_depend_on_blocks(tmp_path: Path) -> None:
+    array = balls((10, 12, 22), [(5, 6, 6), (5, 6, 15)], 4.8)
+    stages = [cf.Instances(), cf.Skeleton(), cf.Measure()]
+    found = run(tmp_path, stages, array, (10, 12, 11))
+    assert len(found.objects) == 2
+    assert not differences(found, run(tmp_path, stages, array, (10, 12, 22)))
+
+
+def test_instances_of_an_intensity_do_not_depend_on_blocks(tmp_path: Path) -> None:
+    """Grey values with plateaus, unusable voxels, seeds kept apart."""
+    stages = [
+        cf.Threshold(smooth_um=0.1),
+        cf.Instances(on="intensity", h=3.0, min_seed_distance_um=0.4, smooth_um=0.0),
+    ]
+    check_stage(stages, folder=tmp_path, cases=1, grids=2, seed=1, largest=(16, 30, 30), options={"nodata": 420})
+
+
+def test_flat_reliefs_do_not_depend_on_blocks(tmp_path: Path) -> None:
+    def flat(shape: Triple, rng: np.random.Generator) -> NDArray[np.uint16]:
+        blobs = ndimage.gaussian_filter(rng.standard_normal(shape), 2)
+        return np.digitize(blobs, np.quantile(blobs, [0.3, 0.6, 0.9])).astype(np.uint16)
+
+    stages = [cf.Threshold(method="fixed", value=0.5), cf.Instances(on="intensity", bright="borders", h=0.0)]
+    check_stage(stages, folder=tmp_path, make=flat, cases=1, grids=2, seed=2, largest=(12, 24, 24))
+
+
+@pytest.mark.parametrize("block", [(1, 9, 11), (7, 1, 11), (7, 9, 1), (64, 64, 64)])
+def test_blocks_one_voxel_thin_or_larger_than_the_volume_change_nothing(tmp_path: Path, block: Triple) -> None:
+    rng = np.random.default_rng(0)
+    array = (ndimage.gaussian_filter(rng.standard_normal((7, 9, 11)), 1) > -0.1).astype(np.uint8)
+    stages = [cf.Instances(h=0.0, smooth_um=0.4), cf.Measure()]
+    found = run(tmp_path, stages, array, block)
+    assert labels_of(found).max() > 1
+    assert not differences(found, run(tmp_path, stages, array, (7, 9, 11)))
+
+
+@pytest.mark.parametrize(("value", "count"), [(0, 0), (1, 1)])
+def test_an_empty_mask_has_no_instance_and_a_full_one_has_one(tmp_path: Path, value: int, count: int) -> None:
+    array = np.full((9, 10, 11), value, np.uint8)
+    result = run(tmp_path, [cf.Instances(), cf.Measure()], array, (5, 6, 6))
+    assert np.array_equal(labels_of(result), array)
+    assert len(result.objects) == count
+
+
+def test_touching_balls_are_told_apart_and_numbered_in_raster_order(tmp_path: Path) -> None:
+    centres = [(7, 8, 20), (7, 8, 8), (17, 16, 14)]
+    labels = labels_of(run(tmp_path, [cf.Instances()], balls((26, 26, 30), centres, 6.4), (13, 14, 15)))
+    assert labels.dtype == np.uint16
+    assert labels.max() == 3
+    assert sorted(int(labels[centre]) for centre in centres) == [1, 2, 3]
+    first = [int(np.flatnonzero(labels == i)[0]) for i in (1, 2, 3)]
+    assert first == sorted(first)
+
+
+def test_small_instances_go_and_the_others_are_numbered_without_them(tmp_path: Path) -> None:
+    array = balls((14, 14, 40), [(7, 7, 8), (7, 7, 30)], 5)
+    array[0, 0, 0:3] = 1
+    labels = labels_of(run(tmp_path, [cf.Instances(min_voxels=4)], array, (8, 8, 16)))
+    assert np.unique(labels).tolist() == [0, 1, 2]
+    assert labels[0, 0, 0] == 0
+
+
+def test_foreground_without_another_seed_keeps_its_own_near_a_lower_one(tmp_path: Path) -> None:
+    array = balls((14, 14, 30), [(7, 7, 8)], 5)
+    array[6:9, 6:9, 16:19] = 1
+    labels = labels_of(run(tmp_path, [cf.Instances(min_seed_distance_um=30.0)], array, (8, 8, 16)))
+    assert labels.max() == 2
+
+
+def test_depth_is_the_distance_to_background_and_the_end_of_the_volume_is_none() -> None:
+    rng = np.random.default_rng(5)
+    mask = ndimage.gaussian_filter(rng.standard_normal((14, 20, 22)), 2) > -0.12
+    step = Depth(weights=(4, 1, 1), halo=6, max_halo=6)
+    exact = np.rint(ndimage.distance_transform_edt(mask, sampling=(2, 1, 1)) ** 2)
+    assert exact.max() > step.deepest
+    for start, stop in (((0, 0, 0), (14, 20, 22)), ((3, 8, 0), (9, 14, 7))):
+        out = Box(start, stop)
+        read = out.grow((6, 6, 6)).clip(Box.of_shape(mask.shape))
+        solved = step.solve({"mask": Region(read, mask[read.slices].astype(np.uint8))}, mask.shape)
+        depth = step.settle(solved, None, out).arrays["depth"]  # type: ignore[arg-type]
+        assert np.array_equal(depth, np.minimum(exact, step.deepest)[out.slices])
+
+
+@pytest.mark.parametrize("connectivity", [6, 26])
+def test_crowded_nuclei_are_told_apart_as_well_as_promised(tmp_path: Path, connectivity: int) -> None:
+    path = SHARED / "nuclei_crowded_truth.tif"
+    if not path.is_file():
+        pytest.skip("shared/data/nuclei_crowded_truth.tif is missing")
+    truth = read_tiff(path).array
+    mask = (truth > 0).astype(np.uint8)
+    stages = [cf.Instances(connectivity=connectivity)]
+    labels = labels_of(run(tmp_path, stages, mask, (16, 32, 32)))
+    assert adapted_rand_error(truth, labels)[0] <= 0.10
+    assert np.array_equal(labels, labels_of(run(tmp_path, stages, mask, (64, 64, 64))))
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    for values, words in (
+        ({"on": "intensity"}, "h has no default"),
+        ({"h": -1.0}, "h -1.0 is negative"),
+        ({"min_voxels": 3, "min_volume_um3": 1.0}, "both given"),
+        ({"max_halo": 0}, "max_halo 0"),
+        ({"connectivity": 8}, "connectivity is 8"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            cf.Instances(**values)
+    with pytest.raises(ConfigError, match="both number objects"):
+        cf.Pipeline([cf.Label(), cf.Instances()])
+
+
+def test_instances_need_foreground_and_the_intensity_they_name(tmp_path: Path) -> None:
+    array = balls((8, 8, 8), [(4, 4, 4)], 3)
+    with pytest.raises(ConfigError, match="labels already"):
+        run(tmp_path, [cf.Instances()], array, (8, 8, 8), kind="labels")
+    with pytest.raises(ConfigError, match="what foreground is"):
+        run(tmp_path, [cf.Instances()], array, (8, 8, 8), kind="image")
+    with pytest.raises(ConfigError, match="without intensities"):
+        run(tmp_path, [cf.Instances(on="intensity", h=1.0)], array, (8, 8, 8))
