@@ -283,7 +283,7 @@ def run(
     if count:
         raise IncompleteError(
             f"the skeletons of {_counted(count, 'object')} are not certified; all results are written",
-            "See the column certified of tables/objects, and try a larger skeleton: {max_halo}",
+            "See the column certified of tables/objects",
         )
 
 

@@ -110,6 +110,36 @@ def squared_distance(
     return distance2
 
 
+def squared_distance_along(
+    axis: int, labels: Labels | NDArray[np.bool_], distance2: NDArray[np.int32] | None, *, weight: int
+) -> NDArray[np.int32]:
+    """One axis of `squared_distance`, on a part of the volume that holds whole lines along it.
+
+    Parameters
+    ----------
+    axis : 2 first, then 1, then 0
+    labels : (Z, Y, X) bool or any unsigned integer, 0 is background; behind both ends of a line all is background
+    distance2 : (Z, Y, X) int32, what the axis before left, None for axis 2
+    weight : squared integer spacing along the axis
+
+    Returns (Z, Y, X) int32. After axis 0 it is exact for the whole volume, however that was cut into parts; UNKNOWN
+    where int32 cannot hold it.
+    """
+    labels = as_labels(labels)
+    occupied = np.zeros((*labels.shape[:2], -(-labels.shape[2] // TILE)), np.bool_)
+    if distance2 is None:
+        found = np.zeros(labels.shape, np.int32)
+        _scan_x(labels, weight, False, False, found, occupied)
+        return found
+    _mark_occupied(labels, occupied)
+    found = distance2.copy()
+    values, tiles = np.swapaxes(found, axis, 1), np.swapaxes(occupied, axis, 1)
+    _sweep(np.swapaxes(labels, axis, 1), weight, False, False, values, tiles)
+    if axis == 0:
+        found[found == FAR] = UNKNOWN
+    return found
+
+
 def as_labels(labels: Labels | NDArray[np.bool_]) -> Labels:
     """The same voxels as a contiguous array of unsigned integers; a mask is one label, 1."""
     if labels.dtype == np.bool_:
@@ -162,6 +192,17 @@ def _scan_x(
                         steps = min(steps, stop - x)
                     distance2[z, y, x] = FAR if steps == FAR else min(FAR, weight * steps * steps)
                 start = stop
+
+
+@njit(cache=True, nogil=True)
+def _mark_occupied(labels: Labels, occupied: NDArray[np.bool_]) -> None:
+    """Which tiles of TILE voxels of a row hold any label."""
+    depth, height, width = labels.shape
+    for z in range(depth):
+        for y in range(height):
+            for x in range(width):
+                if labels[z, y, x] != 0:
+                    occupied[z, y, x // TILE] = True
 
 
 @njit(cache=True, nogil=True)

@@ -28,7 +28,7 @@ travels any distance along increasing keys, so what tells that a plain look at t
 without taint (no SLOW bit), never the depth in the crop.
 
 Tube networks are decided beyond a halo of a few voxels. Sheets need half their width and dense noise needs everything:
-no halo is enough there, and what stays OPEN has to be solved apart. Crops hold fewer than 2^31 voxels.
+no halo is enough there, and `kernels.residual` solves what stays OPEN. Crops hold fewer than 2^31 voxels.
 """
 
 from __future__ import annotations
@@ -91,9 +91,12 @@ class Thinned:
 
     history : (Z, Y, X) uint8. 0 background; 1 .. 253 deleted in that pass; OPEN not decided in this crop; ALIVE
         part of the skeleton. All but OPEN are what the whole volume would give.
+    start : (Z, Y, X) uint8, None where nothing can stay open. For OPEN voxels the pass to go on from: they live until
+        then and are not anchored before.
     """
 
     history: NDArray[np.uint8]
+    start: NDArray[np.uint8] | None = None
 
     @property
     def skeleton(self) -> NDArray[np.bool_]:
@@ -129,9 +132,10 @@ def thin(
     passes : at most 253; what is alive after the last one is ALIVE
 
     Returns every decided voxel exactly as in the whole volume. Without open borders and UNKNOWN distances every voxel
-    is decided. Besides its arguments it holds 3 B per voxel of the crop, 4 B per labelled voxel, a padded copy of the
-    labels where there are several, 16 MiB of table and up to 16 MiB of counters. Where distances are too large to
-    count (D2 above 524,287), sorting takes another 20 B per labelled voxel for a moment.
+    is decided. Besides its arguments it holds 3 B per voxel of the crop (4 B where voxels can stay open), 4 B per
+    labelled voxel, a padded copy of the labels where there are several, 16 MiB of table and up to 16 MiB of counters.
+    Where distances are too large to count (D2 above 524,287), sorting takes another 20 B per labelled voxel for a
+    moment.
 
     Raises
     ------
@@ -153,12 +157,15 @@ def thin(
     owner = np.pad(labels, 1).ravel() if several else np.zeros(1, labels.dtype)  # read only where labels may touch
     if several:
         _mark_contacts(distance2, known, sum(weights), owner, strides, offsets, state.ravel())
+    may_stay_open = bool(unknown or open_borders.any())
+    start = np.zeros(padded if may_stay_open else (1, 1, 1), np.uint8)
     if unknown:
-        _mark_unknown(labels, distance2, strides, offsets, state.ravel(), history.ravel())
+        _mark_unknown(labels, distance2, strides, offsets, state.ravel(), history.ravel(), start.ravel())
     _mark_open_borders(state, open_borders)
-    _run_passes(state.ravel(), owner, order, offsets, table(), t0, passes, history.ravel())
+    _run_passes(state.ravel(), owner, order, offsets, table(), t0, passes, history.ravel(), start.ravel())
     del state, owner, order
-    return Thinned(np.ascontiguousarray(history[1:-1, 1:-1, 1:-1]))
+    inside = (slice(1, -1),) * 3
+    return Thinned(np.ascontiguousarray(history[inside]), start[inside] if may_stay_open else None)
 
 
 def _in_order(
@@ -324,6 +331,7 @@ def _mark_unknown(
     offsets: NDArray[np.int64],
     state: NDArray[np.uint8],
     history: NDArray[np.uint8],
+    start: NDArray[np.uint8],
 ) -> None:
     """Voxels without a known distance are open from the first pass on."""
     depth, height, width = labels.shape
@@ -332,11 +340,21 @@ def _mark_unknown(
             row = (z + 1) * strides[0] + (y + 1) * strides[1] + 1
             for x in range(width):
                 if labels[z, y, x] != 0 and distance2[z, y, x] == UNKNOWN:
-                    _taint(row + x, offsets, state, history)
+                    _taint(row + x, 1, offsets, state, history, start)
 
 
 @njit(cache=True, nogil=True)
-def _taint(voxel: int, offsets: NDArray[np.int64], state: NDArray[np.uint8], history: NDArray[np.uint8]) -> None:
+def _taint(
+    voxel: int,
+    t: int,
+    offsets: NDArray[np.int64],
+    state: NDArray[np.uint8],
+    history: NDArray[np.uint8],
+    start: NDArray[np.uint8],
+) -> None:
+    """Leave a voxel open in pass t; one that is UNSURE goes on from where that began."""
+    if state[voxel] & UNSURE == 0:
+        start[voxel] = t
     state[voxel] |= TAINT
     history[voxel] = OPEN
     for i in range(26):
@@ -354,6 +372,7 @@ def _run_passes(
     t0: int,
     passes: int,
     history: NDArray[np.uint8],
+    start: NDArray[np.uint8],
 ) -> None:
     """The passes, on padded flat arrays; `order` is used up. A voxel leaves it when it is deleted, anchored or tainted.
 
@@ -376,7 +395,7 @@ def _run_passes(
                 neighbourhood = np.uint32(0)
                 for i in range(26):
                     neighbourhood |= np.uint32(state[voxel + offsets[i]] & LIVE) << np.uint32(i)
-                decision = _decision(decisions, neighbourhood)
+                decision = look_up(decisions, neighbourhood)
                 if decision == ANCHOR and t <= t0:
                     decision = KEEP
             if decision == DELETE:
@@ -384,11 +403,12 @@ def _run_passes(
                 history[voxel] = t
                 changed = True
             elif decision == UNDECIDED:
-                _taint(voxel, offsets, state, history)
+                _taint(voxel, t, offsets, state, history, start)
                 changed = True
             elif decision != ANCHOR:
-                if decision == ANCHOR_OR_KEEP:
+                if decision == ANCHOR_OR_KEEP and state[voxel] & UNSURE == 0:
                     state[voxel] |= UNSURE
+                    start[voxel] = t
                 order[live] = voxel
                 live += 1
         if not changed:
@@ -423,12 +443,18 @@ def _look_uncertain(
             neighbourhood |= np.uint32(1) << np.uint32(i)
     if n_unknown > MOST_UNKNOWN:
         return UNDECIDED
-    possible = _possible_decisions(neighbourhood, unknown[:n_unknown], decisions)
+    possible = possible_decisions(neighbourhood, unknown[:n_unknown], decisions)
+    return common_decision(possible, may_anchor, state[voxel] & UNSURE != 0)
+
+
+@njit(cache=True, nogil=True)
+def common_decision(possible: int, may_anchor: bool, is_unsure: bool) -> int:
+    """What a set of possible decisions (bit d for decision d) comes to; `is_unsure`: perhaps anchored before."""
     if not may_anchor and possible & (1 << ANCHOR):
         possible = possible & ~(1 << ANCHOR) | (1 << KEEP)
     if possible == 1 << DELETE:
-        # it is deleted unless it was anchored in an earlier pass, and that is not known where it is UNSURE
-        return UNDECIDED if state[voxel] & UNSURE else DELETE
+        # it is deleted unless it was anchored in an earlier pass
+        return UNDECIDED if is_unsure else DELETE
     if possible & (1 << DELETE):
         return UNDECIDED
     if possible == 1 << ANCHOR:
@@ -437,7 +463,7 @@ def _look_uncertain(
 
 
 @njit(cache=True, nogil=True)
-def _possible_decisions(neighbourhood: np.uint32, unknown: NDArray[np.int64], decisions: NDArray[np.uint8]) -> int:
+def possible_decisions(neighbourhood: np.uint32, unknown: NDArray[np.int64], decisions: NDArray[np.uint8]) -> int:
     """The set of decisions over all completions of the unknown neighbours, bit d for decision d.
 
     Completions come in Gray code from "all present" on: the likeliest mixtures first, and the search ends at one that
@@ -447,7 +473,7 @@ def _possible_decisions(neighbourhood: np.uint32, unknown: NDArray[np.int64], de
         neighbourhood |= np.uint32(1) << np.uint32(i)
     possible = 0
     for completion in range(1, (1 << unknown.size) + 1):
-        possible |= 1 << _decision(decisions, neighbourhood)
+        possible |= 1 << look_up(decisions, neighbourhood)
         if possible & (1 << DELETE) and possible != 1 << DELETE:
             break
         flip = 0
@@ -459,7 +485,7 @@ def _possible_decisions(neighbourhood: np.uint32, unknown: NDArray[np.int64], de
 
 
 @njit(cache=True, nogil=True)
-def _decision(decisions: NDArray[np.uint8], neighbourhood: np.uint32) -> int:
+def look_up(decisions: NDArray[np.uint8], neighbourhood: np.uint32) -> int:
     """KEEP, DELETE or ANCHOR from the table: 2 bits a neighbourhood, four to a byte, the lowest bits first."""
     four = int(decisions[neighbourhood >> np.uint32(2)])
     return (four >> (2 * int(neighbourhood & np.uint32(3)))) & 3

@@ -497,7 +497,7 @@ def _has_small_chunk(layout: ArrayLayout) -> bool:
 def _check_memory(plan: Plan) -> None:
     worst = max(plan.passes, key=lambda p: p.peak_bytes)
     if plan.peak_bytes > plan.memory:
-        remedy = "a smaller tile" if worst.draft.tiled else "a smaller block, or a smaller max_halo"
+        remedy = "a smaller tile" if worst.draft.tiled else "a smaller block"
         raise PlanError(
             f"pass {worst.name} takes {plan.peak_bytes / 2**20:.0f} MiB per worker, more than the "
             f"{plan.memory / 2**20:.0f} MiB there are",

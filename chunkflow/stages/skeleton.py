@@ -1,31 +1,36 @@
 """One skeleton and one graph for the whole volume, voxel for voxel what a single run would give.
 
-    distance   exact squared distances of the filled labels, in integers; a block looks further until it is sure
-    thin       certified thinning with those distances; the same growth; records the skeleton's voxels
-    graph      all skeleton voxels -> exact multigraph -> pruned -> nodes and branches
+    distance-x .. exact squared distances of the filled labels in integers, in pencils of whole lines: x, y, then z
+    thin          certified thinning of a core and its halo; lists the skeleton's voxels and those it leaves open
+    residual-1..  2 x 2 x 2 lists of open voxels at a time: what they decide leaves, the rest climbs to the root
+    residual-merge  gives each block what was decided of it above
+    skeleton      the voxels decided in a block and above it, as an array and as a list
+    graph         all skeleton voxels -> exact multigraph -> pruned -> nodes and branches
 
-The certificates of `kernels.distance` and `kernels.thinning` say which voxels a crop cannot decide. A block that has
-such voxels in its core reads a halo three times as large, up to `max_halo`; what is open there is counted per object,
-which then is not certified. The graph step holds about 200 bytes per skeleton voxel in one worker: 10^7 voxels,
-some 10 m of neurites at 1 um, in 2 GB.
+The certificate of `kernels.thinning` says which voxels a crop cannot decide; at the root of the tree at the latest they
+are. Only distances beyond 46,340 voxels, which no int32 holds, leave voxels open: those are counted and their object is
+not certified. A joint of the tree holds what climbs to it: next to nothing of tubes, a quarter of the voxels of an
+object much thicker than the blocks, which larger blocks make less. The graph step holds about 200 bytes per skeleton
+voxel in one worker: 10^7 voxels, some 10 m of neurites at 1 um, in 2 GB.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain, product
 from math import prod, sqrt
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple, triple
-from chunkflow.kernels import branches, components, distance, graph, pruning, thinning, topology
+from chunkflow.geometry.grid import Grid
+from chunkflow.kernels import branches, components, distance, graph, pruning, residual, thinning, topology
 from chunkflow.stages.base import (
     ArraySpec,
-    BlockStep,
     Draft,
     Flow,
     Merged,
@@ -36,10 +41,15 @@ from chunkflow.stages.base import (
     host,
     iterate,
 )
+from chunkflow.stages.label import label_dtype
 from chunkflow.stages.parameters import check_parameters
 
 DISTANCE_HALO = 16  # certifies tubes of a radius up to 17 voxels at once
-THINNING_HALO = 8  # cheapest on networks: 1 % of the voxels stay open and grow
+THINNING_HALO = 8  # cheapest on networks: 1 % of the voxels stay open for the tree
+
+PENCIL_SIDE, SMALLEST_PENCIL_SIDE = 64, 16
+PENCIL_BLOCKS = 8  # blocks that a pencil may be as large as; it holds half as much per voxel, and no halo
+TOLD_BYTES = 48  # what a joint is told, per voxel on three sides of a block below it: 9 B each, of few of them
 
 
 def grown_halo(halo: int, max_halo: int) -> int | None:
@@ -103,55 +113,50 @@ class Euler:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Distance:
-    """Exact squared distances of a core, UNKNOWN where the halo did not suffice."""
+class DistanceAlong:
+    """Squared distances in a pencil: one axis more than what `before` holds."""
 
-    weights: Triple
-    halo: int
-    max_halo: int
+    axis: int
+    weight: int
+    before: str
 
     version: ClassVar[int] = 1
     produces: ClassVar[tuple[str, ...]] = ("distance",)
     on_device: ClassVar[bool] = False
 
     def reads(self, out: Box) -> Mapping[str, Box]:
-        return {"filled": out.grow(triple(self.halo))}
+        return {"filled": out, self.before: out} if self.before else {"filled": out}
 
     def run(self, view: View, out: Box) -> Output:
-        if not view.regions["filled"].cut(out).any():
+        labels = host(view.regions["filled"].cut(out))
+        if not labels.any():
             return Output(arrays={"distance": np.zeros(out.shape, np.int32)})
-        return self.settle(self.solve(view.regions, view.shape), view, out)
-
-    def solve(self, regions: Mapping[str, Region], shape: Triple) -> Region:
-        labels = regions["filled"]
-        crop = distance.squared_distance(
-            host(labels.data), weights=self.weights, open_borders=open_borders(labels.box, shape)
-        )
-        return Region(labels.box, crop)
-
-    def settle(self, solved: Region, view: View, out: Box) -> Output:
-        core = solved.cut(out)
-        return Output(arrays={"distance": core}, wants_more=bool((core == distance.UNKNOWN).any()))
-
-    def grown(self) -> Self | None:
-        larger = grown_halo(self.halo, self.max_halo)
-        return None if larger is None else replace(self, halo=larger)
+        before = host(view.regions[self.before].cut(out)) if self.before else None
+        found = distance.squared_distance_along(self.axis, labels, before, weight=self.weight)
+        return Output(arrays={"distance": found})
 
     def working_bytes(self, out: Triple) -> int:
-        return 5 * prod(n + 2 * self.halo for n in out)
+        return 2 * prod(out) + 64 * PENCIL_SIDE * max(out)
+
+
+def pencils(shape: Triple, axis: int, block: Triple) -> Grid:
+    """Blocks of whole lines along an axis, as wide as chunks are where that is no more than a few blocks."""
+    side = PENCIL_SIDE
+    while side > SMALLEST_PENCIL_SIDE and side * side * shape[axis] > PENCIL_BLOCKS * prod(block):
+        side //= 2
+    return Grid(shape, triple(tuple(shape[a] if a == axis else side for a in range(3))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thin:
-    """The skeleton of a core, object ids on its voxels; records them as a sparse list."""
+    """Thinning of a core: lists of its skeleton voxels, of open ones, and of what its outermost voxels became."""
 
     weights: Triple
     halo: int
-    max_halo: int
     t0: int
 
-    version: ClassVar[int] = 1
-    produces: ClassVar[tuple[str, ...]] = ("skeleton",)
+    version: ClassVar[int] = 2
+    produces: ClassVar[tuple[str, ...]] = ()
     on_device: ClassVar[bool] = False
 
     def reads(self, out: Box) -> Mapping[str, Box]:
@@ -159,53 +164,199 @@ class Thin:
         return {"filled": box, "distance": box}
 
     def run(self, view: View, out: Box) -> Output:
-        ids = view.regions["filled"].cut(out)
+        labels, distances = view.regions["filled"], view.regions["distance"]
+        ids = labels.cut(out)
         if not ids.any():
-            return Output(arrays={"skeleton": np.zeros(out.shape, ids.dtype)}, record=_no_voxels())
-        return self.settle(self.solve(view.regions, view.shape), view, out)
-
-    def solve(self, regions: Mapping[str, Region], shape: Triple) -> Region:
-        labels = regions["filled"]
+            return Output(record=_decided() | _listed(residual.OpenVoxels.empty()) | _told())
+        crop, origin = labels.box, labels.box.start
         thinned = thinning.thin(
             host(labels.data),
-            host(regions["distance"].data),
-            origin=labels.box.start,
-            open_borders=open_borders(labels.box, shape),
+            host(distances.data),
+            origin=origin,
+            open_borders=open_borders(crop, view.shape),
             weights=self.weights,
             t0=self.t0,
         )
-        return Region(labels.box, thinned.history)
-
-    def settle(self, solved: Region, view: View, out: Box) -> Output:
-        ids, distances = view.regions["filled"].cut(out), view.regions["distance"].cut(out)
-        thinned = thinning.Thinned(solved.cut(out))
-        alive, is_open = thinned.skeleton, thinned.is_open
-        at = np.flatnonzero(alive)
-        record = {
-            "index": components.volume_index(at, out.shape, out.start, view.shape),
-            "label": ids.ravel()[at].astype(np.uint64),
-            "d2": distances.ravel()[at].astype(np.int64),
-        }
-        record["open_label"], record["open_count"] = np.unique(ids[is_open].astype(np.uint64), return_counts=True)
-        skeleton = np.where(alive, ids, ids.dtype.type(0))
-        return Output(arrays={"skeleton": skeleton}, record=record, wants_more=bool(is_open.any()))
-
-    def grown(self) -> Self | None:
-        larger = grown_halo(self.halo, self.max_halo)
-        return None if larger is None else replace(self, halo=larger)
+        inner = out.relative_to(origin)
+        history = thinned.history[inner.slices]
+        open_voxels = residual.OpenVoxels.empty()
+        if thinned.start is not None:
+            open_voxels = residual.collect(
+                host(labels.data),
+                host(distances.data),
+                thinned.history,
+                thinned.start,
+                low=inner.start,
+                high=inner.stop,
+                origin=origin,
+                shape=view.shape,
+            )
+        outward = np.zeros(out.shape, np.bool_)
+        for axis, (low, high) in enumerate(open_borders(out, view.shape)):
+            planes = np.moveaxis(outward, axis, 0)
+            planes[0] |= low
+            planes[-1] |= high
+        outward &= (history != 0) & (history != thinning.OPEN)
+        at, told = np.flatnonzero(history == thinning.ALIVE), np.flatnonzero(outward)
+        place = (out.shape, out.start, view.shape)
+        decided = _decided(components.volume_index(at, *place), ids.ravel()[at], distances.cut(out).ravel()[at])
+        tells = _told(components.volume_index(told, *place), history.ravel()[told])
+        return Output(record=decided | _listed(open_voxels) | tells)
 
     def working_bytes(self, out: Triple) -> int:
         return 14 * prod(n + 2 * self.halo for n in out) + 32 * 2**20
 
 
-def _no_voxels() -> Record:
-    return {
-        "index": np.zeros(0, np.int64),
-        "label": np.zeros(0, np.uint64),
-        "d2": np.zeros(0, np.int64),
-        "open_label": np.zeros(0, np.uint64),
-        "open_count": np.zeros(0, np.int64),
-    }
+def _decided(
+    index: NDArray[Any] | Sequence[int] = (), label: NDArray[Any] | Sequence[int] = (), d2: Any = ()
+) -> dict[str, NDArray[Any]]:
+    """Columns of skeleton voxels: index in the volume, object, squared distance."""
+    return {"index": np.asarray(index, np.int64), "label": np.asarray(label, np.uint64), "d2": np.asarray(d2, np.int64)}
+
+
+def _told(index: NDArray[Any] | Sequence[int] = (), history: Any = ()) -> dict[str, NDArray[Any]]:
+    """Columns of voxels that neighbours in other blocks may wait for, and what they became."""
+    return {"told_index": np.asarray(index, np.int64), "told_history": np.asarray(history, np.uint8)}
+
+
+def _listed(open_voxels: residual.OpenVoxels) -> dict[str, NDArray[Any]]:
+    """Columns of open voxels, as a record."""
+    return {f"open_{column.name}": getattr(open_voxels, column.name) for column in fields(open_voxels)}
+
+
+def _list_of(record: Record) -> residual.OpenVoxels:
+    """The open voxels of a record."""
+    return residual.OpenVoxels(*(record[f"open_{column.name}"] for column in fields(residual.OpenVoxels)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """One joint of the tree: the open voxels of 2 x 2 x 2 blocks of the grid below, solved as far as they go.
+
+    below, source : that grid, and the pass that left its records
+    """
+
+    below: Grid
+    source: str
+    t0: int
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ()
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {}
+
+    def run(self, view: View, out: Box) -> Output:
+        records = view.records[self.source]
+        lists, told = [], [_told()]
+        for child in self._children(view):
+            record = records[child]
+            lists.append(_list_of(record))
+            told.append({name: record[name] for name in told[0]})
+        index, history = (np.concatenate([part[name] for part in told]) for name in told[0])
+        joined = residual.OpenVoxels.joined(lists)
+        del lists, told
+        solved = residual.solve(joined, index, history, shape=view.shape, t0=self.t0)
+        index = np.concatenate((index, solved.index[solved.is_awaited]))
+        history = np.concatenate((history, solved.history[solved.is_awaited]))
+        outward = _at_sides(index, view.core, view.shape)
+        alive = solved.history == thinning.ALIVE
+        decided = _decided(solved.index[alive], solved.label[alive], solved.key[alive] >> 3)
+        return Output(record=decided | _listed(solved.still_open) | _told(index[outward], history[outward]))
+
+    def _children(self, view: View) -> list[int]:
+        """Blocks of the grid below that lie in this one."""
+        z, y, x = (
+            range(2 * p, min(2 * p + 2, n))
+            for p, n in zip(view.grid.position(view.block), self.below.counts, strict=True)
+        )
+        return [self.below.index(position) for position in product(z, y, x)]
+
+    def working_bytes(self, out: Triple) -> int:
+        z, y, x = (min(n, m) for n, m in zip(self.below.core, self.below.shape, strict=True))
+        return thinning.TABLE_BYTES + TOLD_BYTES * (z * y + y * x + z * x)  # and 180 B per open voxel
+
+
+def _at_sides(index: NDArray[np.int64], box: Box, shape: Triple) -> NDArray[np.bool_]:
+    """Which voxels of a box have neighbours outside it."""
+    found = np.zeros(len(index), np.bool_)
+    for position, low, high, length in zip(np.unravel_index(index, shape), box.start, box.stop, shape, strict=True):
+        found |= ((position == low) & (low > 0)) | ((position == high - 1) & (high < length))
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeResidual:
+    """What the tree decided, cut into blocks, and how many voxels of which object nothing decided.
+
+    tree : its passes, the root last; none where one block holds the volume
+    grid : the blocks
+    """
+
+    tree: tuple[str, ...]
+    grid: Grid
+
+    version: ClassVar[int] = 1
+
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
+        found = [{name: record[name] for name in _decided()} for record in _of_passes(records, self.tree)]
+        voxels = _concatenated([_decided(), *found])
+        (root,) = iterate(records[self.tree[-1] if self.tree else "thin"])
+        open_label, open_count = np.unique(root["open_label"], return_counts=True)
+        return Merged({"open_label": open_label, "open_count": open_count}, self._parts(voxels))
+
+    def _parts(self, voxels: Record) -> Iterator[tuple[int, Record]]:
+        positions = zip(np.unravel_index(voxels["index"], self.grid.shape), self.grid.core, strict=True)
+        blocks = np.ravel_multi_index(tuple(p // n for p, n in positions), self.grid.counts)
+        order = np.argsort(blocks, kind="stable")
+        present, first = np.unique(blocks[order], return_index=True)
+        for block, start, stop in zip(present, first, np.append(first[1:], len(order)), strict=False):
+            yield int(block), {name: column[order[start:stop]] for name, column in voxels.items()}
+
+    def working_bytes(self, blocks: int) -> int:
+        return 4096 * blocks
+
+
+def _of_passes(records: Mapping[str, Sequence[Record]], names: Sequence[str]) -> Iterator[Record]:
+    return chain.from_iterable(iterate(records[name]) for name in names)
+
+
+def _concatenated(parts: Sequence[Record]) -> dict[str, NDArray[Any]]:
+    """Columns of several records one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assemble:
+    """The skeleton of a core, object ids on its voxels: those its block decided and those that the tree did."""
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ("skeleton",)
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {}
+
+    def run(self, view: View, out: Box) -> Output:
+        own, above = view.records["thin"][view.block], view.values["residual-merge"]
+        voxels = _concatenated([{name: part[name] for name in _decided()} for part in (own, above) if "index" in part])
+        skeleton = np.zeros(out.shape, label_dtype(view.values["label-merge"]))
+        position = np.stack(np.unravel_index(voxels["index"], view.shape))
+        skeleton[tuple(position - np.array(out.start)[:, None])] = voxels["label"]
+        return Output(arrays={"skeleton": skeleton}, record=voxels)
+
+    def working_bytes(self, out: Triple) -> int:
+        return 8 * prod(out)
+
+
+def tree_above(grid: Grid) -> tuple[Grid, ...]:
+    """Grids of blocks twice as long as those below, up to one block that holds all."""
+    grids = []
+    while len(grid) > 1:
+        grid = Grid(grid.shape, triple(tuple(2 * n for n in grid.core)))
+        grids.append(grid)
+    return tuple(grids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,24 +369,16 @@ class MergeGraph:
     translation_um: tuple[float, float, float]
     unit_um: float
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        voxels: dict[str, list[NDArray[Any]]] = {name: [empty] for name, empty in _no_voxels().items()}
-        for record in iterate(records["thin"]):
-            for name, parts in voxels.items():
-                if len(record[name]):
-                    parts.append(record[name])
-        joined = {name: np.concatenate(parts) for name, parts in voxels.items()}
+        joined = _concatenated([_decided(), *iterate(records["skeleton"])])
         order = np.argsort(joined["index"], kind="stable")
         whole = graph.assemble(joined["index"][order], joined["label"][order], joined["d2"][order], shape=self.shape)
         pruned = pruning.prune(whole, prune_radii=self.prune_radii, spacing_um=self.voxel_um, unit_um=self.unit_um)
         label, b0, b1 = graph.loops_per_object(pruned)
-        open_label, where = np.unique(joined["open_label"], return_inverse=True)
-        open_count = np.zeros(len(open_label), np.int64)
-        np.add.at(open_count, where, joined["open_count"])
         found = {"graph_label": label, "graph_b0": b0, "graph_b1": b1}
-        found |= {"open_label": open_label, "open_count": open_count}
+        found |= {name: values["residual-merge"][name] for name in ("open_label", "open_count")}
         return Merged(found | self._tables(pruned))
 
     def _tables(self, pruned: graph.SkeletonGraph) -> dict[str, NDArray[Any]]:
@@ -258,7 +401,8 @@ class Skeleton:
     """Curve skeletons and the graph they form.
 
     prune_radii : a terminal branch shorter than this many radii at its junction, and one voxel, is dropped; 0 is off
-    max_halo : voxels beyond its core that a block may look at most
+    max_halo : voxels beyond its core that a block may look at for thinning, which never takes more than 8; changes
+        how much is left to the tree, and no voxel
     t0 : thinning passes before ends of branches are held fast; 1 leaves few spurs on rough surfaces but shortens
         branches that taper, 0 keeps both
     """
@@ -283,8 +427,9 @@ class Skeleton:
             raise ConfigError("skeleton: there are no labels to thin", "Put label in front of it")
         grid = flow.grid
         weights, unit_um = spacing_weights(flow.shape, flow.scale.voxel_um)
-        measured = Distance(weights=weights, halo=min(DISTANCE_HALO, self.max_halo), max_halo=self.max_halo)
-        thin = Thin(weights=weights, halo=min(THINNING_HALO, self.max_halo), max_halo=self.max_halo, t0=self.t0)
+        thin = Thin(weights=weights, halo=min(THINNING_HALO, self.max_halo), t0=self.t0)
+        tree = self._tree(grid)
+        names = tuple(draft.name for draft in tree)
         merge = MergeGraph(
             shape=flow.shape,
             prune_radii=self.prune_radii,
@@ -292,12 +437,37 @@ class Skeleton:
             translation_um=flow.scale.translation_um,
             unit_um=unit_um,
         )
-        distances = ArraySpec(name="distance", dtype="int32")
         skeleton = ArraySpec(name="skeleton", dtype="labels")
-        steps: tuple[BlockStep, ...] = (Euler(), measured)
+        needs = ("label-merge", "thin", "residual-merge")
+        gather = MergeResidual(tree=names, grid=grid)
         drafts = (
-            Draft(name="distance", grid=grid, steps=steps, writes=(distances,)),
-            Draft(name="thin", grid=grid, steps=(thin,), writes=(skeleton,), needs=("label-merge",)),
-            Draft(name="graph", grid=grid, merge=merge, needs=("thin",)),
+            *_distances(flow.shape, grid.core, weights),
+            Draft(name="thin", grid=grid, steps=(Euler(), thin)),
+            *tree,
+            Draft(name="residual-merge", grid=grid, merge=gather, needs=names or ("thin",)),
+            Draft(name="skeleton", grid=grid, steps=(Assemble(),), writes=(skeleton,), needs=needs),
+            Draft(name="graph", grid=grid, merge=merge, needs=("skeleton", "residual-merge")),
         )
-        return drafts, replace(flow, euler="distance", graph="graph")
+        return drafts, replace(flow, euler="thin", graph="graph")
+
+    def _tree(self, grid: Grid) -> tuple[Draft, ...]:
+        """The passes that decide what the blocks leave open, the root last."""
+        drafts: list[Draft] = []
+        for level, above in enumerate(tree_above(grid), start=1):
+            source = drafts[-1].name if drafts else "thin"
+            step = Residual(below=grid, source=source, t0=self.t0)
+            drafts.append(Draft(name=f"residual-{level}", grid=above, steps=(step,), needs=(source,)))
+            grid = above
+        return tuple(drafts)
+
+
+def _distances(shape: Triple, block: Triple, weights: Triple) -> tuple[Draft, ...]:
+    """The passes that measure distances, one axis each."""
+    drafts = []
+    before = ""
+    for axis, name in ((2, "distance-x"), (1, "distance-y"), (0, "distance")):
+        step = DistanceAlong(axis=axis, weight=weights[axis], before=before)
+        spec = ArraySpec(name=name, dtype="int32", product="distance")
+        drafts.append(Draft(name=name, grid=pencils(shape, axis, block), steps=(step,), writes=(spec,)))
+        before = name
+    return tuple(drafts)

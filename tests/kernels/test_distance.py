@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from chunkflow.errors import PlanError
-from chunkflow.kernels.distance import UNKNOWN, integer_weights, squared_distance
+from chunkflow.kernels.distance import UNKNOWN, integer_weights, squared_distance, squared_distance_along
 
 CLOSED = np.zeros((3, 2), np.bool_)
 
@@ -84,6 +84,26 @@ def test_what_a_crop_certifies_is_exact_and_what_it_can_tell_it_certifies(seed: 
         assert known[whole[cut] < nearest - 1e-6].all()
     else:
         assert known.all()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pencils_along_one_axis_after_the_other_give_the_distances_of_the_whole_volume(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(n) for n in rng.integers(1, 45, 3))
+    labels = random_labels(rng, shape, 3) if seed % 2 else np.ones(shape, np.bool_)
+    if not seed % 2:
+        labels[rng.random(shape) < 0.001] = 0
+    weights = ((1, 1, 1), (16, 1, 1), (3, 5, 2), (2**28, 2**28, 1))[seed % 4]
+    found = None
+    for axis in (2, 1, 0):
+        before, found = found, np.zeros(shape, np.int32)
+        sides = [int(n) for n in rng.integers(1, 20, 3)]
+        sides[axis] = shape[axis]
+        for corner in np.ndindex(*(-(-n // side) for n, side in zip(shape, sides, strict=True))):
+            pencil = tuple(slice(i * side, (i + 1) * side) for i, side in zip(corner, sides, strict=True))
+            given = None if before is None else before[pencil]
+            found[pencil] = squared_distance_along(axis, labels[pencil], given, weight=weights[axis])
+    np.testing.assert_array_equal(found, squared_distance(labels, weights=weights, open_borders=CLOSED))
 
 
 def test_a_crop_inside_one_object_certifies_nothing() -> None:

@@ -27,14 +27,24 @@ PASSES += [
     "label-merge",
     "regions-merge",
     "relabel",
+    "distance-x",
+    "distance-y",
     "distance",
     "thin",
+    "residual-1",
+    "residual-merge",
+    "skeleton",
     "graph",
     "measure",
     "objects",
+    "contacts",
+    "networks",
 ]
+TABLES = ("graph", "objects", "contacts", "networks")
 MERGES = {
-    name for name in PASSES if name.endswith(("range", "merge", "-check")) or name in ("threshold", "graph", "objects")
+    name
+    for name in PASSES
+    if name.endswith(("range", "merge", "-check")) or name in ("threshold", "residual-1", *TABLES)
 }
 
 

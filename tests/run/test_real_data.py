@@ -1,5 +1,6 @@
 """Real volumes: blocks and workers leave what one block leaves, bit for bit."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,32 @@ def test_blocks_of_the_whole_em_segmentation_leave_what_one_block_leaves(
     path, expected = all_neurites
     assert expected.objects["certified"].all()
     check(skeletons(), path, tmp_path, expected, block, on="local", workers=workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "published_um"), [("yeast_mito_01", 46.57995), ("yeast_mito_03", 15.97084), ("yeast_mito_05", 16.01066)]
+)
+@pytest.mark.parametrize(
+    "psf",
+    [
+        cf.Psf(fwhm_um=(0.6, 0.25, 0.25)),
+        cf.Psf(microscope="confocal", objective="100x/1.4 oil", emission_nm=600, sample_index=1.36),
+    ],
+    ids=["widths-alone", "confocal"],
+)
+def test_another_psf_of_such_a_microscope_keeps_the_length_within_8_percent_of_mitographs(
+    psf: cf.Psf, name: str, published_um: float, tmp_path: Path
+) -> None:
+    """The example has the spinning disk that took these stacks; its lengths are in tests/test_examples.py."""
+    path = tmp_path / "yeast.ome.zarr"
+    import_tiff(needed(f"{name}.tif"), path, voxel_um=(0.2, 0.056, 0.056))
+    pipeline = mitochondria()
+    restore, *rest = pipeline.stages
+    assert isinstance(restore, cf.Deconvolve)
+    pipeline = replace(pipeline, stages=(replace(restore, psf=psf), *rest))
+    result = pipeline.plan(path, tmp_path / "out").run(on="serial")
+    assert result.branches["length_um"].sum() == pytest.approx(published_um, rel=0.08)
 
 
 def test_blocks_of_a_yeast_cell_leave_what_one_block_leaves(yeast: tuple[Path, cf.Result], tmp_path: Path) -> None:

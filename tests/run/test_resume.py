@@ -19,7 +19,19 @@ from chunkflow.run.status import status
 from chunkflow.testing import suites
 
 BLOCK = (24, 24, 24)
-VOXEL = ["scan", "deconvolve", "resample", "histogram", "label", "seams", "relabel", "distance", "thin", "measure"]
+VOXEL = [
+    "scan",
+    "deconvolve",
+    "resample",
+    "histogram",
+    "label",
+    "seams",
+    "relabel",
+    "distance",
+    "thin",
+    "skeleton",
+    "measure",
+]
 
 
 class Events:
@@ -72,7 +84,7 @@ def test_the_same_command_again_computes_nothing(
 ) -> None:
     events = _run(demo_pipeline(), tiny_volume, output)
     assert events.computed == set()
-    assert len(events.reused) == 19
+    assert len(events.reused) == 26
     assert tree_hash(output) == tree_hash(finished)
 
 
@@ -95,7 +107,7 @@ CHANGES: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
         {"scan", "deconvolve", "resample", "histogram", "threshold"},
     ),
     "connectivity": ({"label": {"connectivity": 6}}, {"label", "seams", "objects"}, {"deconvolve", "threshold"}),
-    "max_halo": ({"skeleton": {"max_halo": 40}}, {"distance", "thin"}, {"deconvolve", "histogram", "threshold"}),
+    "max_halo": ({"skeleton": {"max_halo": 4}}, {"thin", "graph"}, {"deconvolve", "threshold", "distance"}),
     "intensity": (
         {"measure": {"intensity": "image"}},
         {"measure", "objects"},

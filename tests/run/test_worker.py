@@ -6,13 +6,13 @@ import pytest
 from chunkflow.geometry.box import Box
 from chunkflow.run import worker
 from chunkflow.stages.base import Region
-from chunkflow.stages.skeleton import Thin
+from chunkflow.stages.instances import Depth
 
 SHAPE = (150, 300, 290)
 
 
-def thin(halo: int) -> Thin:
-    return Thin(weights=(1, 1, 1), halo=halo, max_halo=512, t0=1)
+def depth(halo: int) -> Depth:
+    return Depth(weights=(1, 1, 1), halo=halo, max_halo=512)
 
 
 @pytest.mark.parametrize("halo", [1, 5, 24, 72, 512])
@@ -24,7 +24,7 @@ def test_a_shared_crop_holds_all_that_the_output_needs_within_the_budget(halo: i
         out = Box(tuple(map(int, a)), tuple(map(int, b + 1)))
         alone = out.grow((halo,) * 3).clip(volume)
         for budget in (alone.size, 2 * alone.size, volume.size):
-            cells, crop = worker._shared_crop(thin(halo), out, SHAPE, budget)
+            cells, crop = worker._shared_crop(depth(halo), out, SHAPE, budget)
             assert cells.contains(out)
             assert crop.contains(alone)
             assert volume.contains(crop)
@@ -34,7 +34,7 @@ def test_a_shared_crop_holds_all_that_the_output_needs_within_the_budget(halo: i
 def test_neighbours_share_a_crop_where_the_budget_allows() -> None:
     first, second = Box((32, 48, 40), (64, 96, 80)), Box((32, 48, 80), (64, 96, 120))
     budget = SHAPE[0] * SHAPE[1] * SHAPE[2]
-    assert worker._shared_crop(thin(64), first, SHAPE, budget) == worker._shared_crop(thin(64), second, SHAPE, budget)
+    assert worker._shared_crop(depth(64), first, SHAPE, budget) == worker._shared_crop(depth(64), second, SHAPE, budget)
 
 
 def test_solved_crops_make_room_the_oldest_first_and_those_of_other_jobs_at_once() -> None:
