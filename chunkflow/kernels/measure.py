@@ -9,7 +9,8 @@ Sums of squares need up to 190 bits, so a sum is a row of limbs, sum = limb[0] +
 each int64. Limbs add without carrying; `merge_sums` carries, which leaves every limb but the last in [0, 2^32) and
 makes the representation unique.
 
-Holds for blocks below 2^29 voxels (812^3), merges of less than 2^31 records at once, and volumes below 2^63 voxels.
+Holds for blocks below 2^29 voxels (812^3) and 2^16 along an axis, merges of less than 2^31 records at once, and
+volumes below 2^63 voxels.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ Triple = tuple[int, int, int]
 _LIMB = 32
 _MASK = (1 << _LIMB) - 1
 _MOMENT_LIMBS, _SUM_LIMBS, _SQUARE_LIMBS = 2, 3, 5  # 95, 127 and 191 bits: what 2^63 voxels can add up to
+_SECOND_LIMBS = 3
+PRODUCTS: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+"""The axes of each second moment: zz, yy, xx, zy, zx, yx."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class ObjectSums:
     """(K, 3) one more than the largest z, y, x."""
     moment: NDArray[np.int64]
     """(K, 3, 2) sums of z, y, x over the voxels, in limbs."""
+    second: NDArray[np.int64]
+    """(K, 6, 3) sums of zz, yy, xx, zy, zx, yx over the voxels, in limbs."""
     intensity_sum: NDArray[np.int64]
     """(K, 3) sum of q, in limbs."""
     intensity_squares: NDArray[np.int64]
@@ -56,6 +62,16 @@ class ObjectSums:
 
     def __len__(self) -> int:
         return len(self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Largest:
+    """The largest value on each label, -1 where any of its voxels has a negative one (not known)."""
+
+    label: NDArray[np.uint64]
+    """(K,) labels present, increasing."""
+    value: NDArray[np.int64]
+    """(K,)"""
 
 
 def intensity_power(maximum: float, dtype: DTypeLike) -> int:
@@ -92,8 +108,8 @@ def object_sums(
     rows = len(present) + 1
     extent = np.empty((rows, 3, 2), np.int64)
     extent[:, :, 0], extent[:, :, 1] = np.iinfo(np.int64).max, -1
-    count, moment = np.zeros(rows, np.int64), np.zeros((rows, 3), np.int64)
-    _add_positions(dense, count, moment, extent)
+    count, moment, second = np.zeros(rows, np.int64), np.zeros((rows, 3), np.int64), np.zeros((rows, 6), np.int64)
+    _add_positions(dense, count, moment, second, extent)
     start = np.asarray(core_start, dtype=np.int64)
     shifted = moment + count[:, None] * start  # below 2^29 voxels times 2^31
     sums, squares, limits = _intensity_sums(dense, rows, intensity, scale_power)
@@ -103,6 +119,7 @@ def object_sums(
         box_start=extent[1:, :, 0] + start,
         box_stop=extent[1:, :, 1] + 1 + start,
         moment=_carry(np.stack((shifted, np.zeros_like(shifted)), axis=-1))[1:],
+        second=_shifted_second(count, moment, second, start)[1:],
         intensity_sum=_carry(sums)[1:],
         intensity_squares=_carry(squares)[1:],
         intensity_min=limits[1:, 0],
@@ -132,6 +149,7 @@ def merge_sums(parts: Sequence[ObjectSums]) -> ObjectSums:
         box_start=reduced("box_start", np.minimum),
         box_stop=reduced("box_stop", np.maximum),
         moment=_carry(reduced("moment", np.add)),
+        second=_carry(reduced("second", np.add)),
         intensity_sum=_carry(reduced("intensity_sum", np.add)),
         intensity_squares=_carry(reduced("intensity_squares", np.add)),
         intensity_min=reduced("intensity_min", np.minimum),
@@ -179,6 +197,88 @@ def object_columns(
     columns |= _intensity_columns(totals, count, scale_power)
     columns["touches_border"] = _touches_border(totals, volume_shape)
     return columns
+
+
+def axis_columns(totals: ObjectSums, voxel_um: tuple[float, float, float]) -> dict[str, NDArray[Any]]:
+    """Lengths and direction of the ellipsoid that has the second moments of the object, its voxels taken as boxes.
+
+    The covariance of positions is n S_ab - S_a S_b over n^2, exact integers divided once, plus h^2 / 12 on the
+    diagonal, the moment of a box of side h. A full axis of the ellipsoid is 2 sqrt(5 e) with e an eigenvalue.
+
+    Parameters
+    ----------
+    totals : merged sums of the whole volume.
+    voxel_um : sides of a voxel along z, y, x.
+
+    Returns
+    -------
+    axis_{major,middle,minor}_um, the full lengths; axis_major_{z,y,x}, the unit vector of the longest, its largest
+    component positive (any direction where lengths are equal); elongation = major / middle and flatness = middle /
+    minor, both 1 for a ball (Lehmann, Insight Journal 2007).
+    """
+    count = totals.count.astype(object)
+    first = [_integers(totals.moment[:, axis]) for axis in range(3)]
+    covariance = np.empty((len(totals), 3, 3))
+    for k, (a, b) in enumerate(PRODUCTS):
+        central = (count * _integers(totals.second[:, k]) - first[a] * first[b]) / (count * count)
+        box = voxel_um[a] ** 2 / 12 if a == b else 0.0
+        covariance[:, a, b] = covariance[:, b, a] = central.astype(np.float64) * (voxel_um[a] * voxel_um[b]) + box
+    values, vectors = np.linalg.eigh(covariance)
+    minor, middle, major = 2 * np.sqrt(5 * values.T)
+    longest = vectors[:, :, 2]
+    largest = np.take_along_axis(longest, np.abs(longest).argmax(axis=1)[:, None], axis=1)
+    z, y, x = np.where(largest < 0, -longest, longest).T
+    return {
+        "axis_major_um": major,
+        "axis_middle_um": middle,
+        "axis_minor_um": minor,
+        "axis_major_z": z,
+        "axis_major_y": y,
+        "axis_major_x": x,
+        "elongation": major / middle,
+        "flatness": middle / minor,
+    }
+
+
+def largest_values(labels: NDArray[Any], values: NDArray[Any]) -> Largest:
+    """The largest value on each label of a block; (Z, Y, X) unsigned labels and integer values."""
+    dense, present = dense_labels(labels)
+    found = np.zeros(len(present) + 1, np.int64)
+    _raise_to(dense, values, found)
+    return Largest(present, found[1:])
+
+
+def merge_largest(parts: Sequence[Largest]) -> Largest:
+    """`largest_values` of several blocks, or of several merges (at least one); exact in any order."""
+    label, where = np.unique(np.concatenate([part.label for part in parts]), return_inverse=True)
+    value = np.concatenate([part.value for part in parts])
+    found = np.zeros(len(label), np.int64)
+    np.maximum.at(found, where, value)
+    found[where[value < 0]] = -1
+    return Largest(label, found)
+
+
+def _shifted_second(
+    count: NDArray[np.int64], moment: NDArray[np.int64], second: NDArray[np.int64], start: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """(K, 6, 3) limbs of the second moments about the volume's origin from those about the block's.
+
+    sum (a + s)(b + t) = sum ab + t sum a + s sum b + n s t, each product in limbs before they are added.
+    """
+    limbs = np.zeros((*second.shape, _SECOND_LIMBS), np.int64)
+    one = np.int64(1)
+    for k, (a, b) in enumerate(PRODUCTS):
+        products = (
+            (second[:, k], one),
+            (moment[:, a], start[b]),
+            (moment[:, b], start[a]),
+            (count * start[a], start[b]),
+        )
+        for factor, by in products:
+            low = (factor & _MASK) * by
+            limbs[:, k, 0] += low & _MASK
+            limbs[:, k, 1] += (low >> _LIMB) + (factor >> _LIMB) * by
+    return _carry(limbs)
 
 
 def _intensity_columns(totals: ObjectSums, count: NDArray[np.object_], scale_power: int) -> dict[str, NDArray[Any]]:
@@ -236,7 +336,11 @@ def _integers(limbs: NDArray[np.int64]) -> NDArray[np.object_]:
 
 @njit(cache=True, nogil=True)
 def _add_positions(
-    dense: NDArray[np.uint32], count: NDArray[np.int64], moment: NDArray[np.int64], extent: NDArray[np.int64]
+    dense: NDArray[np.uint32],
+    count: NDArray[np.int64],
+    moment: NDArray[np.int64],
+    second: NDArray[np.int64],
+    extent: NDArray[np.int64],
 ) -> None:
     """Add run after run of equal labels; `extent` is (K, 3, 2), the smallest and largest z, y, x."""
     depth, height, width = dense.shape
@@ -253,10 +357,32 @@ def _add_positions(
                 count[label] += length
                 moment[label, 0] += z * length
                 moment[label, 1] += y * length
-                moment[label, 2] += (begin + x - 1) * length // 2
+                sum_x = (begin + x - 1) * length // 2
+                moment[label, 2] += sum_x
+                second[label, 0] += z * z * length
+                second[label, 1] += y * y * length
+                second[label, 2] += _squares_below(x) - _squares_below(begin)
+                second[label, 3] += z * y * length
+                second[label, 4] += z * sum_x
+                second[label, 5] += y * sum_x
                 for axis, low, high in ((0, z, z), (1, y, y), (2, begin, x - 1)):
                     extent[label, axis, 0] = min(extent[label, axis, 0], low)
                     extent[label, axis, 1] = max(extent[label, axis, 1], high)
+
+
+@njit(cache=True, nogil=True)
+def _squares_below(n: int) -> int:
+    """0^2 + 1^2 + ... + (n - 1)^2."""
+    return (n - 1) * n * (2 * n - 1) // 6
+
+
+@njit(cache=True, nogil=True)
+def _raise_to(dense: NDArray[np.uint32], values: NDArray[np.integer], found: NDArray[np.int64]) -> None:
+    labels, given = dense.ravel(), values.ravel()
+    for i in range(labels.size):
+        label = labels[i]
+        if label != 0 and found[label] >= 0:
+            found[label] = -1 if given[i] < 0 else max(found[label], np.int64(given[i]))
 
 
 @njit(cache=True, nogil=True)

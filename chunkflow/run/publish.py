@@ -25,7 +25,13 @@ from chunkflow.storage.records import merged_path, read_record
 
 GRAPHML_EDGES = 10**6
 SWC_OBJECTS = 10**4
-TABLES = {"objects": "objects", "nodes": "graph", "branches": "graph"}  # and the merges they come from
+TABLES = {  # and the merges they come from
+    "objects": "objects",
+    "contacts": "contacts",
+    "networks": "networks",
+    "nodes": "graph",
+    "branches": "graph",
+}
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -113,8 +119,9 @@ def _write_tables(plan: Plan, places: Places) -> None:
     for table, source in TABLES.items():
         for stale in folder.glob(f"{table}.*") if source not in names else ():
             stale.unlink()
-    if "objects" in names:
-        tables.write_table(folder, "objects", read_record(merged_path(places.records("objects"))))
+    for table in ("objects", "contacts", "networks"):
+        if table in names:
+            tables.write_table(folder, table, read_record(merged_path(places.records(table))))
     if "graph" not in names:
         _remove_graph(graph)
         return

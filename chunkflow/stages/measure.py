@@ -1,21 +1,31 @@
-"""Tables of what was found: exact sums per object, merged with topology and graph into one row each."""
+"""Tables of what was found: exact counts and sums per block, merged with topology and graph.
+
+    measure    sums of positions and intensities, surface crossings, contacts, largest distances   -> objects
+                                                                                                   -> contacts
+    networks   nodes and branches of the graph, counted per object
+
+All that blocks leave are integers, so the tables have the same bits whatever the blocks were.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkflow.analysis import network
 from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple
-from chunkflow.kernels import measure, resample
+from chunkflow.kernels import distance, measure, resample, surface
 from chunkflow.stages.base import BlockStep, Draft, Flow, Merged, Output, Record, Resampling, View, host, iterate
 from chunkflow.stages.parameters import check_parameters
-from chunkflow.stages.skeleton import Euler
+from chunkflow.stages.skeleton import Euler, spacing_weights
+
+T = TypeVar("T")
 
 MERGED_AT_ONCE = 64  # blocks whose sums are held before they are merged
 
@@ -29,7 +39,7 @@ class Sums:
     resampling: Resampling | None
     limits: str
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     produces: ClassVar[tuple[str, ...]] = ()
     on_device: ClassVar[bool] = False
 
@@ -62,6 +72,62 @@ class Sums:
         return 28 * prod(out)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surfaces:
+    """Crossings of the objects' surfaces, and the faces between objects, as far as a block owns them."""
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ()
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {"labels": out.grow((1, 1, 1))}
+
+    def run(self, view: View, out: Box) -> Output:
+        labels = self._with_border(view, out)
+        crossings, contacts = surface.block_crossings(labels), surface.block_contacts(labels)
+        return Output(
+            record={
+                "surface_label": crossings.label,
+                "crossings": crossings.crossings,
+                "contact_pair": contacts.pair,
+                "contact_faces": contacts.faces,
+            }
+        )
+
+    @staticmethod
+    def _with_border(view: View, out: Box) -> NDArray[Any]:
+        """The core and one voxel around it, zeros outside the volume."""
+        region, box = view.regions["labels"], out.grow((1, 1, 1))
+        inside = box.clip(region.box)
+        before = [a - b for a, b in zip(inside.start, box.start, strict=True)]
+        behind = [b - a for a, b in zip(inside.stop, box.stop, strict=True)]
+        return np.pad(host(region.cut(inside)), list(zip(before, behind, strict=True)))
+
+    def working_bytes(self, out: Triple) -> int:
+        return 40 * prod(n + 2 for n in out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inscribed:
+    """The largest squared distance in each object with its cavities filled, as far as it lies in the core."""
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ()
+    on_device: ClassVar[bool] = False
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {"filled": out, "distance": out}
+
+    def run(self, view: View, out: Box) -> Output:
+        filled, distances = (host(view.regions[name].cut(out)) for name in ("filled", "distance"))
+        found = measure.largest_values(filled, distances)
+        return Output(record={"inscribed_label": found.label, "inscribed_d2": found.value})
+
+    def working_bytes(self, out: Triple) -> int:
+        return 16 * prod(out)
+
+
 def scale_power(limits: Record, dtype: str) -> int:
     """The fixed-point power of the volume's intensities."""
     return measure.intensity_power(max(abs(float(limits["low"][0])), abs(float(limits["high"][0]))), dtype)
@@ -69,7 +135,11 @@ def scale_power(limits: Record, dtype: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeObjects:
-    """One row per object. Without a graph, `b1_graph` is null and nothing is certified."""
+    """One row per object. Without a graph, `b1_graph` and the inscribed radius are null and nothing is certified.
+
+    unit_um : of the distances (see `stages.skeleton.spacing_weights`)
+    measured : what the intensities are of, for people
+    """
 
     sums: str
     euler: str
@@ -79,18 +149,42 @@ class MergeObjects:
     translation_um: tuple[float, float, float]
     dtype: str
     limits: str
+    unit_um: float
+    measured: str
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        totals = _merged_sums(records[self.sums])
+        totals = _folded(records[self.sums], _sums_of, measure.merge_sums)
         power = scale_power(values[self.limits], self.dtype) if self.limits else 0
         columns = measure.object_columns(
             totals, self.shape, self.voxel_um, translation_um=self.translation_um, scale_power=power
         )
-        columns |= self._topology(columns["object_id"], records[self.euler], values)
         border = columns.pop("touches_border")
+        columns["intensity_of"] = np.full(len(totals), self.measured)
+        columns |= self._shape(totals, columns["volume_um3"], records[self.sums])
+        columns |= self._topology(columns["object_id"], records[self.euler], values)
         return Merged({name: np.asarray(column) for name, column in columns.items()} | {"touches_border": border})
+
+    def _shape(
+        self, totals: measure.ObjectSums, volume_um3: NDArray[np.float64], records: Sequence[Record]
+    ) -> dict[str, NDArray[Any]]:
+        """Surface and sphericity, null in a plane; axes; and the inscribed radius, null where it is not known."""
+        known = _folded(records, _crossings_of, surface.merge_crossings)
+        area = surface.surface_areas(known.crossings, self.voxel_um)
+        if min(self.shape) == 1:
+            area = np.full(len(totals), np.nan)
+        shape = {"surface_um2": area, "sphericity": surface.sphericity(volume_um3, area)}
+        shape |= measure.axis_columns(totals, self.voxel_um)
+        return shape | {"inscribed_radius_um": self._inscribed(totals.label, records)}
+
+    def _inscribed(self, label: NDArray[np.uint64], records: Sequence[Record]) -> NDArray[np.float64]:
+        if not self.graph:
+            return np.full(len(label), np.nan)
+        found = _folded(records, _largest_of, measure.merge_largest)
+        d2 = _matched(label, found.label, found.value)
+        is_known = (d2 >= 0) & (d2 < distance.FAR)  # nothing but the object: no distance at all
+        return np.where(is_known, np.sqrt(np.where(is_known, d2, 0)) * self.unit_um, np.nan)
 
     def _topology(
         self, label: NDArray[np.uint64], euler: Sequence[Record], values: Mapping[str, Record]
@@ -114,13 +208,65 @@ class MergeObjects:
         return 65536 * blocks
 
 
-def _merged_sums(records: Sequence[Record]) -> measure.ObjectSums:
-    waiting: list[measure.ObjectSums] = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeContacts:
+    """One row per pair of objects that share a voxel face."""
+
+    sums: str
+    voxel_um: tuple[float, float, float]
+
+    version: ClassVar[int] = 1
+
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
+        contacts = _folded(records[self.sums], _contacts_of, surface.merge_contacts)
+        return Merged(surface.contact_columns(contacts, self.voxel_um))
+
+    def working_bytes(self, blocks: int) -> int:
+        return 65536 * blocks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeNetworks:
+    """One row per object that the skeleton graph has nodes of."""
+
+    graph: str
+
+    version: ClassVar[int] = 1
+
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
+        graph = values[self.graph]
+        nodes = {name: graph[f"nodes.{name}"] for name in ("object_id", "degree")}
+        branches = {name: graph[f"branches.{name}"] for name in ("object_id", "node_a", "node_b", "length_um")}
+        return Merged(network.network_columns(nodes, branches))
+
+    def working_bytes(self, blocks: int) -> int:
+        return 65536 * blocks
+
+
+def _sums_of(record: Record) -> measure.ObjectSums:
+    return measure.ObjectSums(**{f.name: record[f.name] for f in fields(measure.ObjectSums)})
+
+
+def _crossings_of(record: Record) -> surface.Crossings:
+    return surface.Crossings(record["surface_label"], record["crossings"])
+
+
+def _contacts_of(record: Record) -> surface.Contacts:
+    return surface.Contacts(record["contact_pair"], record["contact_faces"])
+
+
+def _largest_of(record: Record) -> measure.Largest:
+    return measure.Largest(record["inscribed_label"], record["inscribed_d2"])
+
+
+def _folded(records: Sequence[Record], read: Callable[[Record], T], merge: Callable[[Sequence[T]], T]) -> T:
+    """The parts of all records merged, a few of them held at a time."""
+    waiting: list[T] = []
     for record in iterate(records):
-        waiting.append(measure.ObjectSums(**{f.name: record[f.name] for f in fields(measure.ObjectSums)}))
+        waiting.append(read(record))
         if len(waiting) == MERGED_AT_ONCE:
-            waiting = [measure.merge_sums(waiting)]
-    return measure.merge_sums(waiting)
+            waiting = [merge(waiting)]
+    return merge(waiting)
 
 
 def _summed(label: NDArray[np.uint64], records: Sequence[Record], key: str, name: str) -> NDArray[np.int64]:
@@ -156,7 +302,9 @@ class Measure:
         if flow.labels is None:
             raise ConfigError("measure: there are no labels to measure", "Put label in front of it")
         sums = self._sums(flow)
-        steps: tuple[BlockStep, ...] = (sums,) if flow.euler else (sums, Euler())
+        steps: tuple[BlockStep, ...] = (sums, Surfaces())
+        steps += () if flow.euler else (Euler(),)
+        steps += (Inscribed(),) if flow.graph else ()
         needs = (sums.limits,) if sums.limits else ()
         euler = flow.euler or "measure"
         merge = MergeObjects(
@@ -168,13 +316,20 @@ class Measure:
             translation_um=flow.scale.translation_um,
             dtype=sums.dtype,
             limits=sums.limits,
+            unit_um=spacing_weights(flow.shape, flow.scale.voxel_um)[1] if flow.graph else 1.0,
+            measured={None: "none", "input": "raw"}.get(sums.intensity, "image"),
         )
+        contacts = MergeContacts(sums="measure", voxel_um=flow.scale.voxel_um)
         graph = (flow.graph,) if flow.graph else ()
         merged = tuple(dict.fromkeys(("measure", euler, "regions-merge", *graph, *needs)))
-        drafts = (
+        drafts: tuple[Draft, ...] = (
             Draft(name="measure", grid=flow.grid, steps=steps, needs=needs),
             Draft(name="objects", grid=flow.grid, merge=merge, needs=merged),
+            Draft(name="contacts", grid=flow.grid, merge=contacts, needs=("measure",)),
         )
+        if flow.graph:
+            networks = MergeNetworks(graph=flow.graph)
+            drafts += (Draft(name="networks", grid=flow.grid, merge=networks, needs=(flow.graph,)),)
         return drafts, replace(flow, euler=euler)
 
     def _sums(self, flow: Flow) -> Sums:

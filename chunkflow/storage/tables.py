@@ -2,6 +2,8 @@
 
 The bytes depend on the columns alone (and on the library versions), so two runs can be compared by their files. A NaN
 is stored as a missing value, which every reader shows as empty. A whole table is held in memory: about 10^8 rows.
+A column says its unit at the end of its name (`_um`, `_um2`, `_um3`, `_vox`), and in Parquet in its metadata too, as
+`unit`: um, um^2, um^3 or voxel.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from numpy.typing import NDArray
 
 from chunkflow.errors import InputNotFoundError, UsageError
 from chunkflow.storage.files import atomic_path
+
+UNITS = {"um": "um", "um2": "um^2", "um3": "um^3", "vox": "voxel"}
+"""By the last word of a column's name."""
 
 CSV_ROWS = 10**6
 """From this many rows on no CSV is written: spreadsheets end there."""
@@ -40,7 +45,8 @@ def write_table(folder: str | Path, name: str, columns: Mapping[str, NDArray[Any
     lengths = {header: len(values) for header, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise UsageError(f"columns of table {name!r} have different lengths ({lengths})", "Give one value per row")
-    table = pa.table({header: _column(values) for header, values in columns.items()})
+    arrays = {header: _column(values) for header, values in columns.items()}
+    table = pa.table(arrays, pa.schema([_field(header, values) for header, values in arrays.items()]))
     csv = Path(folder, f"{name}.csv")
     with atomic_path(Path(folder, f"{name}.parquet")) as partial:
         pa.parquet.write_table(table, partial, compression="zstd")
@@ -62,6 +68,13 @@ def read_table(folder: str | Path, name: str) -> pd.DataFrame:
     if not path.is_file():
         raise InputNotFoundError(f"{path} does not exist", "Check that the run is complete: chunkflow status OUT")
     return pd.read_parquet(path)
+
+
+def _field(header: str, values: pa.Array) -> pa.Field:
+    unit = UNITS.get(header.rsplit("_", 1)[-1])
+    if header.startswith("bbox_"):
+        unit = "voxel"
+    return pa.field(header, values.type, metadata=None if unit is None else {"unit": unit})
 
 
 def _column(values: NDArray[Any]) -> pa.Array:

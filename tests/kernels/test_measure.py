@@ -9,7 +9,17 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from chunkflow.kernels.measure import ObjectSums, intensity_power, merge_sums, object_columns, object_sums
+from chunkflow.kernels.measure import (
+    PRODUCTS,
+    ObjectSums,
+    axis_columns,
+    intensity_power,
+    largest_values,
+    merge_largest,
+    merge_sums,
+    object_columns,
+    object_sums,
+)
 
 VOXEL_UM = (0.2, 0.056, 0.07)
 
@@ -201,3 +211,67 @@ def test_blocks_without_objects_add_nothing() -> None:
     one = object_sums(np.ones((1, 2, 2), np.uint8), (0, 0, 0), None)
     assert_equal_bits(merge_sums([empty, one, empty]), one)
     assert {len(column) for column in object_columns(empty, (3, 3, 3), VOXEL_UM).values()} == {0}
+
+
+def test_second_moments_are_exact_wherever_the_block_begins() -> None:
+    start = (2**31 - 9, 2**30 + 1, 7)
+    labels = np.random.default_rng(7).choice([0, 1], (5, 6, 4)).astype(np.uint8)
+    sums = object_sums(labels, start, None)
+    for _ in range(20):
+        sums = merge_sums([sums, sums])
+    at = [[a + b for a, b in zip(voxel, start, strict=True)] for voxel in np.argwhere(labels).tolist()]
+    for limbs, (a, b) in zip(sums.second[0], PRODUCTS, strict=True):
+        exact = 2**20 * sum(voxel[a] * voxel[b] for voxel in at)
+        assert sum(int(limb) << 32 * k for k, limb in enumerate(limbs)) == exact
+        assert ((limbs[:-1] >= 0) & (limbs[:-1] < 2**32)).all()
+
+
+def test_axes_are_those_of_the_covariance_of_boxes() -> None:
+    rng = np.random.default_rng(8)
+    labels = rng.choice([0, 2, 5], (9, 11, 8)).astype(np.uint8)
+    labels[2:, 3:5, 1:3] = 2
+    columns = axis_columns(merge_sums(by_blocks(labels, None, random_boxes(rng, labels.shape), 0)), VOXEL_UM)
+    for k, label in enumerate((2, 5)):
+        at = np.argwhere(labels == label) * VOXEL_UM
+        values, vectors = np.linalg.eigh(np.cov(at.T, bias=True) + np.diag(np.square(VOXEL_UM)) / 12)
+        found = [columns[f"axis_{name}_um"][k] for name in ("minor", "middle", "major")]
+        np.testing.assert_allclose(found, 2 * np.sqrt(5 * values), rtol=1e-10)
+        direction = [columns[f"axis_major_{name}"][k] for name in "zyx"]
+        assert abs(abs(np.dot(direction, vectors[:, 2])) - 1) < 1e-9 and max(direction, key=abs) > 0
+        assert columns["elongation"][k] == pytest.approx(found[2] / found[1])
+        assert columns["flatness"][k] == pytest.approx(found[1] / found[0])
+
+
+def test_axes_of_boxes_and_ellipsoids_have_their_closed_forms() -> None:
+    box = np.ones((3, 10, 7), np.uint8)  # a box of sides a has the covariance a^2 / 12
+    columns = axis_columns(object_sums(box, (0, 0, 0), None), VOXEL_UM)
+    sides = sorted(n * v for n, v in zip(box.shape, VOXEL_UM, strict=True))
+    found = [columns[f"axis_{name}_um"][0] for name in ("minor", "middle", "major")]
+    np.testing.assert_allclose(found, [2 * np.sqrt(5 / 12) * side for side in sides], rtol=1e-12)
+    z, y, x = np.ogrid[-30:31, -20:21, -10:11]
+    ellipsoid = ((z / 28) ** 2 + (y / 18) ** 2 + (x / 9) ** 2 < 1).astype(np.uint8)
+    columns = axis_columns(object_sums(ellipsoid, (5, 6, 7), None), (1.0, 1.0, 1.0))
+    found = [columns[f"axis_{name}_um"][0] for name in ("major", "middle", "minor")]
+    np.testing.assert_allclose(found, [56, 36, 18], rtol=0.02)
+    assert columns["axis_major_z"][0] > 0.999
+
+
+def test_axes_lie_along_a_slanted_rod_far_from_the_origin() -> None:
+    labels = np.zeros((30, 30, 30), np.uint8)
+    labels[np.arange(30), np.arange(30), 3] = 1
+    columns = axis_columns(object_sums(labels, (2**30, 2**29, 0), None), (1.0, 1.0, 1.0))
+    direction = [columns[f"axis_major_{name}"][0] for name in "zyx"]
+    np.testing.assert_allclose(np.abs(direction), [np.sqrt(0.5), np.sqrt(0.5), 0], atol=1e-9)
+
+
+def test_the_largest_value_of_an_object_is_unknown_where_one_of_its_voxels_is() -> None:
+    rng = np.random.default_rng(9)
+    labels = rng.choice([0, 3, 4, 9], (6, 7, 8)).astype(np.uint32)
+    values = rng.integers(0, 100, labels.shape).astype(np.int32)
+    values[tuple(np.argwhere(labels == 4)[5])] = -1
+    whole = largest_values(labels, values)
+    assert whole.label.tolist() == [3, 4, 9]
+    assert whole.value.tolist() == [values[labels == 3].max(), -1, values[labels == 9].max()]
+    boxes = random_boxes(rng, labels.shape)
+    merged = merge_largest([largest_values(labels[box], values[box]) for box in boxes])
+    assert np.array_equal(merged.label, whole.label) and np.array_equal(merged.value, whole.value)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 
 from chunkflow.errors import InputNotFoundError, UsageError
@@ -79,3 +80,11 @@ def test_columns_of_different_lengths_are_refused(tmp_path: Path) -> None:
 def test_a_table_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputNotFoundError, match=r"objects.parquet does not exist. Check that the run is complete"):
         read_table(tmp_path, "objects")
+
+
+def test_units_are_in_the_metadata_of_columns(tmp_path: Path) -> None:
+    names = {"length_um": "um", "area_um2": "um^2", "volume_um3": "um^3", "volume_vox": "voxel", "kind": None}
+    write_table(tmp_path, "t", {name: np.arange(2) for name in [*names, "bbox_z_min", "um"]})
+    schema = pyarrow.parquet.read_schema(tmp_path / "t.parquet")
+    for name, unit in {**names, "bbox_z_min": "voxel"}.items():
+        assert schema.field(name).metadata == (None if unit is None else {b"unit": unit.encode()}), name

@@ -1,0 +1,1 @@
+"""What tables and graphs say about networks: plain arrays in, numbers out."""

@@ -1,0 +1,104 @@
+"""The tables of a run: the same from any blocks, and equal to what brute force finds in the arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy import ndimage
+
+from chunkflow.geometry.box import Triple
+from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline
+from chunkflow.run.result import Result
+from chunkflow.stages.base import Stage
+from chunkflow.stages.label import Label
+from chunkflow.stages.measure import Measure
+from chunkflow.stages.skeleton import Skeleton
+from chunkflow.stages.threshold import Threshold
+from chunkflow.storage.tables import read_table
+from chunkflow.testing.suites import check_stage, random_volume, write_volume
+
+VOXEL_UM = (0.3, 0.1, 0.1)
+
+
+def run(folder: Path, volume: np.ndarray, stages: list[Stage], kind: str, block: Triple = (9, 14, 17)) -> Result:
+    source = write_volume(folder / "in.ome.zarr", volume, VOXEL_UM)
+    pipeline = Pipeline(stages, input=InputOptions(kind=kind), output=OutputOptions(save=("labels",)))
+    return pipeline.plan(source, folder / "out", block=block).run(on="serial")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, Result]:
+    volume = random_volume("labels", (19, 31, 27), np.random.default_rng(1))
+    return volume, run(tmp_path_factory.mktemp("labelled"), volume, [Label(), Skeleton(), Measure()], "labels")
+
+
+@pytest.mark.parametrize("stages", [[Label(), Skeleton(), Measure()], [Label(), Measure()]])
+def test_blocks_leave_the_tables_of_the_whole_volume_for_labels(tmp_path: Path, stages: list[Stage]) -> None:
+    check_stage(stages, folder=tmp_path, kind="labels", cases=2, grids=1, largest=(18, 30, 30))
+
+
+def test_blocks_leave_the_tables_of_the_whole_volume_for_images(tmp_path: Path) -> None:
+    stages = [Threshold(), Label(), Skeleton(), Measure(intensity="image")]
+    check_stage(stages, folder=tmp_path, cases=1, grids=2, largest=(18, 30, 30))
+
+
+def test_the_table_of_contacts_holds_every_face_between_two_objects(labelled: tuple[np.ndarray, Result]) -> None:
+    volume, result = labelled
+    expected: dict[tuple[int, int], float] = {}
+    for axis, side in enumerate((0.1 * 0.1, 0.3 * 0.1, 0.3 * 0.1)):
+        a, b = np.moveaxis(volume, axis, 0)[:-1].ravel(), np.moveaxis(volume, axis, 0)[1:].ravel()
+        for low, high in zip(np.minimum(a, b).tolist(), np.maximum(a, b).tolist(), strict=True):
+            if low and low != high:
+                expected[low, high] = expected.get((low, high), 0.0) + side
+    found = read_table(result.path / "tables", "contacts")
+    assert list(zip(found.object_a, found.object_b, strict=True)) == sorted(expected)
+    np.testing.assert_allclose(found.area_um2, [expected[pair] for pair in sorted(expected)])
+
+
+def test_the_inscribed_radius_is_the_largest_distance_in_the_object(labelled: tuple[np.ndarray, Result]) -> None:
+    volume, result = labelled
+    found = result.objects[result.objects.b2 == 0]
+    assert len(found) > 5
+    for row in found.itertuples():
+        mask = np.pad(volume == row.object_id, 1)  # it ends where the volume does
+        distance = ndimage.distance_transform_edt(mask, sampling=VOXEL_UM)
+        assert row.inscribed_radius_um == pytest.approx(distance.max(), rel=1e-6)
+
+
+def test_networks_add_up_to_the_tables_of_nodes_and_branches(labelled: tuple[np.ndarray, Result]) -> None:
+    _, result = labelled
+    found = read_table(result.path / "tables", "networks").set_index("object_id")
+    nodes, branches = result.nodes, result.branches
+    assert found.branches.sum() == len(branches) and found.nodes.sum() == len(nodes)
+    np.testing.assert_allclose(found.length_um.sum(), branches.length_um.sum())
+    ends = nodes[nodes.degree == 1].groupby("object_id").size()
+    assert found.ends[ends.index].tolist() == ends.tolist()
+    objects = result.objects.set_index("object_id")
+    assert found.loops.tolist() == objects.b1_graph[found.index].tolist()
+
+
+def test_columns_name_their_unit_in_parquet_and_what_was_measured(
+    tmp_path: Path, labelled: tuple[np.ndarray, Result]
+) -> None:
+    schema = pq.read_schema(labelled[1].path / "tables" / "objects.parquet")
+    assert schema.field("surface_um2").metadata == {b"unit": b"um^2"}
+    assert schema.field("axis_major_um").metadata == {b"unit": b"um"}
+    assert schema.field("bbox_z_min").metadata == {b"unit": b"voxel"}
+    assert schema.field("sphericity").metadata is None
+    assert set(labelled[1].objects.intensity_of) == {"none"}
+    image = random_volume("image", (12, 20, 20), np.random.default_rng(2))
+    raw = run(tmp_path, image, [Threshold(), Label(), Measure()], "image")
+    assert set(raw.objects.intensity_of) == {"raw"}
+    assert raw.objects.inscribed_radius_um.isna().all()  # no skeleton, no distances
+    assert not (raw.path / "tables" / "networks.parquet").exists()
+    assert len(read_table(raw.path / "tables", "contacts")) == 0  # components never share a face
+
+
+def test_objects_of_a_plane_have_no_surface(tmp_path: Path) -> None:
+    volume = random_volume("labels", (1, 40, 40), np.random.default_rng(3))
+    found = run(tmp_path, volume, [Label(), Skeleton(), Measure()], "labels", (1, 16, 16)).objects
+    assert found.surface_um2.isna().all() and found.sphericity.isna().all()
+    assert (found.axis_major_um >= found.axis_middle_um).all() and (found.inscribed_radius_um > 0).all()
