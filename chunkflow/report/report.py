@@ -203,8 +203,8 @@ def _certificate(run: RunFacts) -> str:
         f"in {number(int((~equal).sum()))} it has not: {_named(objects[~equal])}.",
         "No voxel of the skeleton was left undecided where a block ends."
         if open_voxels == 0
-        else f"{counted(open_voxels, 'voxel')} of the skeleton could not be decided from what a block may look at. "
-        "A larger max_halo of the skeleton stage, or larger blocks, settle it.",
+        else f"{counted(open_voxels, 'voxel')} of the skeleton could not be decided: objects thicker than "
+        "distances in 32 bits can tell. Resample to larger voxels.",
     ]
     if not certified.all():
         lines.append(f"Not certified: {_named(objects[~certified])}.")

@@ -132,17 +132,18 @@ class Psf:
 
     def _check_keys(self) -> None:
         """Keys that would not be looked at are refused: whoever wrote them means something by them."""
+        known: tuple[str, ...] = ()
         if self.measured is not None or self.path is not None:
             kind, known = "a measured PSF", ("path", "measured", "measured_um")
         elif self.fwhm_um is not None:
             kind, known = "a Gaussian of fwhm_um", ("fwhm_um",)
         else:
-            model = self.model or OF_MICROSCOPE.get(str(self.microscope), "")
+            model = self.model or OF_MICROSCOPE.get(str(self.microscope))
             if self.microscope and model != OF_MICROSCOPE[self.microscope]:
                 raise ConfigError(
                     f"deconvolve: psf names microscope {self.microscope} and model {self.model}", "Keep one of them"
                 )
-            kind, known = f"{model} optics", ()
+            kind = f"{model} optics"
             unknown = [name for name, models in ONLY_OF.items() if model and model not in models]
         if known:
             unknown = [f.name for f in fields(self) if f.name not in (*known, "model")]

@@ -178,7 +178,7 @@ class Restoration:
         """
         if isinstance(self.method, Algorithm):
             return self._restored_by_iteration(image, out, halo, constants, start, seen)
-        before, after = self._mirrored(image.box, halo)
+        before, after = self._mirrored(image.box, out.grow(halo))
         mirror = self.edges != "circular"
         data = image.data if seen is None else array_module(image.data).where(seen, image.data, self.background)
         whole = inverse.filtered(
@@ -197,7 +197,7 @@ class Restoration:
     ) -> Any:
         data, origin = image.data, image.box.start
         if self.edges == "reflect":
-            before, after = self._mirrored(image.box, halo)
+            before, after = self._mirrored(image.box, out.grow(halo))
             width = list(zip(before, after, strict=True))
             data = array_module(data).pad(data, width, mode="symmetric")
             seen = None if seen is None else array_module(data).pad(seen, width, mode="symmetric")
@@ -208,12 +208,14 @@ class Restoration:
         assert estimate is not None
         return estimate[out.relative_to(origin).slices]
 
-    def _mirrored(self, box: Box, halo: Triple) -> tuple[Triple, Triple]:
-        """Voxels by which the image is mirrored at the volume's sides, before and after, z y x: as far as a PSF or a
-        tile looks. Along an axis of one voxel there is nothing to look at."""
-        reach = [0 if n == 1 else max(h, p // 2) for h, p, n in zip(halo, self.psf_shape, self.volume, strict=True)]
-        before = triple(tuple(r if a == 0 else 0 for r, a in zip(reach, box.start, strict=True)))
-        after = triple(tuple(r if b == n else 0 for r, b, n in zip(reach, box.stop, self.volume, strict=True)))
+    def _mirrored(self, box: Box, wanted: Box) -> tuple[Triple, Triple]:
+        """Voxels by which the image in a box is mirrored at the volume's sides, before and after, z y x: what it lacks
+        of the box wanted, a PSF's reach at least. Along an axis of one voxel there is nothing to look at."""
+        least = [0 if n == 1 else p // 2 for p, n in zip(self.psf_shape, self.volume, strict=True)]
+        low = zip(box.start, wanted.start, least, strict=True)
+        high = zip(box.stop, wanted.stop, least, self.volume, strict=True)
+        before = triple(tuple(max(a - w, r) if a == 0 and r else 0 for a, w, r in low))
+        after = triple(tuple(max(w - b, r) if b == n and r else 0 for b, w, r, n in high))
         return before, after
 
     def iterates(self, data: Any, origin: Triple, constants: Record, start: float, seen: Any) -> Iterator[Any]:
