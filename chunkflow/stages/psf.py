@@ -25,7 +25,7 @@ from chunkflow.stages.parameters import check_parameters
 NYQUIST = 0.5
 """Voxels over the full width at half maximum above which a PSF is under-sampled."""
 CONFINED = ("confocal", "spinning-disk", "light-sheet")
-WIDEFIELD_FLOOR = 2e-3
+WIDEFIELD_FLOOR = 5e-4
 ONLY_OF: Mapping[str, tuple[str, ...]] = {
     "index_profile": ("variable-index",),
     "slab_um": ("gibson-lanni", "richards-wolf", "variable-index", "confocal", "spinning-disk"),
@@ -66,7 +66,7 @@ class Psf:
             `depth_um`. The objects are where they are then, not where the mismatch shows them
     Extent
         energy, floor : a computed PSF is cut where the rest holds less than 1 - energy of the light nearby (129 voxels,
-            or the image), or is darker than `floor` times the peak: by default 0.002 for widefield light, which never
+            or the image), or is darker than `floor` times the peak: by default 0.0005 for widefield light, which never
             ends along z, and 0 where the light is confined
         size : voxels in z, y, x instead
     measured : (Z, Y, X) voxels; filled in from `path` when a pipeline is read, and measured_um, the voxel size there

@@ -115,7 +115,6 @@ def test_nonsense_is_refused_at_once(psf: dict[str, Any], said: str) -> None:
         Psf(**psf)
 
 
-@pytest.mark.parametrize("axis", [0, 2])
 @pytest.mark.parametrize(
     ("psf", "said"),
     [
@@ -147,6 +146,7 @@ def test_confined_light_is_kept_to_the_energy_asked_for() -> None:
     assert facts_of(Psf(**CONFOCAL))["energy"][0] >= 0.98
 
 
+@pytest.mark.parametrize("axis", [0, 2])
 def test_voxels_too_coarse_for_the_psf_are_warned_of_with_numbers(axis: int) -> None:
     coarse = [0.1, 0.05, 0.05]
     coarse[axis] = 0.9
