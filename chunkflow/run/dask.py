@@ -9,7 +9,10 @@ is at fault.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -24,6 +27,7 @@ from chunkflow.run.engine import Outcome
 R = TypeVar("R")
 
 WINDOW = 2  # units in flight per worker: one computing, one on its way
+CLOSING_SECONDS = 30  # a cluster that takes longer to close is left to itself
 DEATHS_ALONE = 2  # workers a unit may kill while it runs alone
 
 WORKER_ENVIRONMENT = {
@@ -129,10 +133,21 @@ def local_engine(workers: int, memory_bytes: int, device: str = "cpu") -> DaskEn
 
     def close() -> None:
         client.close()
-        cluster.close()
+        try:
+            cluster.close(timeout=CLOSING_SECONDS)
+        except TimeoutError:  # a nanny that waits for a worker which died while it started
+            _kill_workers(cluster)
         patience.__exit__(None, None, None)
 
     return DaskEngine(client, device=device, owned=close)
+
+
+def _kill_workers(cluster: LocalCluster) -> None:
+    for nanny in cluster.workers.values():
+        pid = getattr(nanny, "pid", None)
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def connected_engine(address: str, device: str = "cpu") -> DaskEngine:
