@@ -260,7 +260,10 @@ def fake_model(here: Files) -> None:
 
 
 def large_psf(here: Files) -> None:
-    edited(here, "stages:\n", "stages:\n  - deconvolve: {psf: {fwhm_um: [30, 1, 1]}}\n")
+    voxels = np.zeros((201, 3, 3), np.float32)
+    voxels[:, 1, 1] = np.hanning(203)[1:-1]
+    tifffile.imwrite(here / "psf.tif", voxels, photometric="minisblack")
+    edited(here, "stages:\n", "stages:\n  - deconvolve: {psf: {path: psf.tif}}\n")
 
 
 PREPARED: list[tuple[str, Callable[[Files], object], tuple[object, ...], tuple[str, ...]]] = [

@@ -252,15 +252,15 @@ def test_a_unit_whose_files_vanish_during_the_run_stops_it_before_anything_is_pu
 
     def lose(event: Any) -> None:
         if event["event"] == "pass" and event["pass"] == "objects":
-            _file_in(output, "run/arrays/thin-*/skeleton/c").unlink()
+            _file_in(output, "run/arrays/skeleton-*/skeleton/c").unlink()
 
     plan = demo_pipeline().plan(tiny_volume, output, block=BLOCK)
-    with pytest.raises(cf.errors.IntegrityError, match="thin"):
+    with pytest.raises(cf.errors.IntegrityError, match="skeleton"):
         plan.run(on="serial", on_event=lose)
     assert not (output / "tables").exists()
     events = _run(demo_pipeline(), tiny_volume, output)
-    assert events.computed == {"thin"}
-    assert events.units("thin") == 1
+    assert events.computed == {"skeleton"}
+    assert events.units("skeleton") == 1
     assert tree_hash(output) == tree_hash(finished)
 
 
