@@ -107,11 +107,11 @@ CHANGES: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
         {"scan", "deconvolve", "resample", "histogram", "threshold"},
     ),
     "connectivity": ({"label": {"connectivity": 6}}, {"label", "seams", "objects"}, {"deconvolve", "threshold"}),
-    "max_halo": ({"skeleton": {"max_halo": 4}}, {"thin", "graph"}, {"deconvolve", "threshold", "distance"}),
+    "max_halo": ({"skeleton": {"max_halo": 4}}, {"thin", "graph"}, {"deconvolve", "threshold"}),
     "intensity": (
         {"measure": {"intensity": "image"}},
         {"measure", "objects"},
-        {"deconvolve", "label", "thin", "graph"},
+        {"deconvolve", "threshold", "graph"},  # inscribed radii need distances, a temporary, and what they are made of
     ),
     "iterations": ({"deconvolve": {"iterations": 4}}, set(VOXEL) - {"scan"}, {"scan"}),
     "voxel_um": ({"resample": {"voxel_um": (0.1, 0.08, 0.08)}}, {"resample", "label"}, {"scan"}),
