@@ -82,7 +82,7 @@ def sponge(shape: tuple[int, int, int]) -> NDArray[np.bool_]:
 
 def measure(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     """(Z, Y, X) squared distances in voxels."""
-    return distance.squared_distance(mask, weights=WEIGHTS, open_borders=CLOSED)
+    return distance.squared_distance(mask, weights=WEIGHTS)
 
 
 def thin(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:

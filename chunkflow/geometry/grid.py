@@ -10,9 +10,13 @@ A grid holds three numbers per axis and enumerates nothing: a billion blocks cos
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
 
 from chunkflow.errors import PlanError
 from chunkflow.geometry.box import Box, Triple, triple
@@ -61,6 +65,19 @@ class Grid:
         start = triple(tuple(p * c for p, c in zip(self.position(index), self.core, strict=True)))
         stop = triple(tuple(min(s + c, n) for s, c, n in zip(start, self.core, self.shape, strict=True)))
         return Box(start, stop)
+
+    def group(self, voxels: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+        """Blocks that own some of the voxels, and which: rows of `voxels`, flat indices in the volume (C order).
+
+        Blocks come in order, and the rows of each in theirs.
+        """
+        if not len(voxels):
+            return
+        positions = zip(np.unravel_index(voxels, self.shape), self.core, strict=True)
+        blocks = np.ravel_multi_index(tuple(p // n for p, n in positions), self.counts)
+        rows = np.argsort(blocks, kind="stable")
+        present, first = np.unique(blocks[rows], return_index=True)
+        yield from zip(present.tolist(), np.split(rows, first[1:]), strict=True)
 
     def read_of(self, index: int, halo: Triple) -> Box:
         """The voxels block `index` may look at: its core and a halo, clipped to the volume."""

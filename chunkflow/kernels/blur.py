@@ -23,8 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
-from math import prod
+from math import ceil, prod
 from typing import Any, Literal
 
 import numpy as np
@@ -322,18 +321,24 @@ def working_set_bytes(
 
 
 def on_torus(psf: Any, padded: Triple, xp: Any) -> Any:
-    """The PSF with its centre at voxel 0; where it is larger than the torus, it wraps around."""
+    """The PSF with its centre at voxel 0, float32; where it is larger than the torus, it wraps around."""
     kernel = xp.asarray(psf, np.float32)
-    for axis, (p, f) in enumerate(zip(psf.shape, padded, strict=True)):
-        before = p // 2
-        cuts = sorted({0, p, *(before + m * f for m in range(-(p // f) - 1, p // f + 2) if 0 < before + m * f < p)})
-        wrapped = xp.zeros((*kernel.shape[:axis], f, *kernel.shape[axis + 1 :]), np.float32)
-        for low, high in pairwise(cuts):
-            start = (low - before) % f
-            at = (slice(None),) * axis
-            wrapped[(*at, slice(start, start + high - low))] += kernel[(*at, slice(low, high))]
-        kernel = wrapped
+    for axis, size in enumerate(padded):
+        kernel = wrapped(kernel, axis, size)
     return kernel
+
+
+def wrapped(kernel: Any, axis: int, size: int) -> Any:
+    """A kernel on a periodic axis: its centre (shape // 2) at 0, what reaches beyond the period folded back."""
+    xp = array_module(kernel)
+    length = kernel.shape[axis]
+    periods = ceil(length / size)
+    width = [(0, 0)] * kernel.ndim
+    width[axis] = (0, periods * size - length)
+    placed = xp.roll(xp.pad(kernel, width), -(length // 2), axis=axis)
+    if periods == 1:
+        return placed
+    return placed.reshape(*kernel.shape[:axis], periods, size, *kernel.shape[axis + 1 :]).sum(axis=axis)
 
 
 def _spectrum_shape(padded: Triple) -> Triple:

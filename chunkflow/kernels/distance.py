@@ -1,4 +1,4 @@
-"""Exact squared distances of labelled voxels, in integers, with a certificate for crops of a larger volume.
+"""Exact squared distances of labelled voxels, in integers, one axis at a time.
 
 The square of the distance separates into axes, so one pass per axis is exact (Meijster, Roerdink & Hesselink
 2000): a scan along x finds the nearest end of the voxel's own run, then along y and along z every run of one label
@@ -6,12 +6,11 @@ takes the lower envelope of the parabolas of its voxels. Each run ends in two si
 another label on both sides, so all labels are done in one go. Everything is an integer: spacings enter as squared
 integer ratios, no value is ever rounded, and equal inputs give equal bits on every machine.
 
-    labels   | 1 1 1 2 0 3 3 3 :     closed border on the left, all behind it is background;
-    D2       | 1 4 1 1 0 1 4 ? :     open border on the right, what lies behind it is unseen
+    labels   | 1 1 1 2 0 3 3 3 |     behind closed ends of a line all is background,
+    D2       | 1 4 1 1 0 1 4 1 |     behind open ends nothing is: the last row would end in 1 4 9
 
-In a crop, a voxel nearer to an unseen voxel than to anything it can see is UNKNOWN: the crop cannot tell. So crops
-certify tubes up to the radius of their halo; the interior of thicker objects needs larger crops. Values must stay
-below 2^31 - 1 (a radius of 46,340 voxels at weights of 1); above that they are UNKNOWN too, never wrong.
+Each pass needs whole lines and nothing beside them, so a volume is measured in pencils. Values must stay below
+2^31 - 1 (a radius of 46,340 voxels at weights of 1); above that they are UNKNOWN, never wrong.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from chunkflow.errors import PlanError
 Labels = NDArray[np.unsignedinteger[Any]]
 
 UNKNOWN = -1
-"""Squared distance that a crop cannot certify."""
+"""Squared distance that int32 cannot hold, or that has no background to end at."""
 
 FAR = 2**31 - 1
 """No site in sight; also every squared distance that int32 cannot hold."""
@@ -72,10 +71,7 @@ def integer_weights(voxel_um: tuple[float, float, float], *, largest_ratio: int 
 
 
 def squared_distance(
-    labels: Labels | NDArray[np.bool_],
-    *,
-    weights: tuple[int, int, int],
-    open_borders: NDArray[np.bool_],
+    labels: Labels | NDArray[np.bool_], *, weights: tuple[int, int, int], open_ends: bool = False
 ) -> NDArray[np.int32]:
     """Squared distance of every labelled voxel to the nearest voxel that does not carry its label.
 
@@ -83,44 +79,35 @@ def squared_distance(
     ----------
     labels : (Z, Y, X) bool or any unsigned integer, 0 is background
     weights : squared integer spacings along z, y, x, >= 1 (see `integer_weights`)
-    open_borders : (3, 2) bool, the low and the high border of each axis; True where the volume goes on behind it
-        unseen. Behind the other borders all is background.
+    open_ends : what lies behind the sides of the volume counts as nothing; else as background
 
-    Returns (Z, Y, X) int32 in units of squared spacing, 0 on background. A value is exact for the whole volume, or
-    UNKNOWN where it exceeds the squared distance to the nearest unseen voxel. Holds 4 B per voxel and 1/16 B more.
+    Returns (Z, Y, X) int32 in units of squared spacing, 0 on background; UNKNOWN where int32 cannot hold it.
     """
-    labels = as_labels(labels)
-    columns = -(-labels.shape[2] // TILE)
-    distance2 = np.zeros(labels.shape, np.int32)
-    occupied = np.zeros((*labels.shape[:2], columns), np.bool_)
-    _scan_x(labels, weights[2], open_borders[2, 0], open_borders[2, 1], distance2, occupied)
-    for axis in (1, 0):
-        # the swept axis becomes the middle one; for y that is a view of the array as it is
-        lines, values, tiles = (
-            np.swapaxes(labels, axis, 1),
-            np.swapaxes(distance2, axis, 1),
-            np.swapaxes(occupied, axis, 1),
-        )
-        _sweep(lines, weights[axis], open_borders[axis, 0], open_borders[axis, 1], values, tiles)
-    z, y, x = (
-        _unseen_distance2(length, weight, borders)
-        for length, weight, borders in zip(labels.shape, weights, open_borders, strict=True)
-    )
-    _withhold(distance2, occupied, z, y, x)
-    return distance2
+    found = None
+    for axis in (2, 1, 0):
+        found = squared_distance_along(axis, labels, found, weight=weights[axis], open_ends=open_ends, in_place=True)
+    assert found is not None
+    return found
 
 
 def squared_distance_along(
-    axis: int, labels: Labels | NDArray[np.bool_], distance2: NDArray[np.int32] | None, *, weight: int
+    axis: int,
+    labels: Labels | NDArray[np.bool_],
+    distance2: NDArray[np.int32] | None,
+    *,
+    weight: int,
+    open_ends: bool = False,
+    in_place: bool = False,
 ) -> NDArray[np.int32]:
     """One axis of `squared_distance`, on a part of the volume that holds whole lines along it.
 
     Parameters
     ----------
     axis : 2 first, then 1, then 0
-    labels : (Z, Y, X) bool or any unsigned integer, 0 is background; behind both ends of a line all is background
-    distance2 : (Z, Y, X) int32, what the axis before left, None for axis 2
+    labels : (Z, Y, X) bool or any unsigned integer, 0 is background
+    distance2 : (Z, Y, X) int32, what the axis before left, None for axis 2; overwritten if `in_place`
     weight : squared integer spacing along the axis
+    open_ends : what lies behind both ends of a line counts as nothing; else as background
 
     Returns (Z, Y, X) int32. After axis 0 it is exact for the whole volume, however that was cut into parts; UNKNOWN
     where int32 cannot hold it.
@@ -129,12 +116,13 @@ def squared_distance_along(
     occupied = np.zeros((*labels.shape[:2], -(-labels.shape[2] // TILE)), np.bool_)
     if distance2 is None:
         found = np.zeros(labels.shape, np.int32)
-        _scan_x(labels, weight, False, False, found, occupied)
+        _scan_x(labels, weight, open_ends, found, occupied)
         return found
     _mark_occupied(labels, occupied)
-    found = distance2.copy()
-    values, tiles = np.swapaxes(found, axis, 1), np.swapaxes(occupied, axis, 1)
-    _sweep(np.swapaxes(labels, axis, 1), weight, False, False, values, tiles)
+    found = distance2 if in_place else distance2.copy()
+    # the swept axis becomes the middle one; for y that is a view of the array as it is
+    lines, values, tiles = np.swapaxes(labels, axis, 1), np.swapaxes(found, axis, 1), np.swapaxes(occupied, axis, 1)
+    _sweep(lines, weight, open_ends, values, tiles)
     if axis == 0:
         found[found == FAR] = UNKNOWN
     return found
@@ -148,23 +136,11 @@ def as_labels(labels: Labels | NDArray[np.bool_]) -> Labels:
     return unsigned
 
 
-def _unseen_distance2(length: int, weight: int, borders: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Squared distance of each position of an axis to what lies behind the open borders of that axis."""
-    position = np.arange(length, dtype=np.int64)
-    distance2 = np.full(length, FAR, np.int64)
-    if borders[0]:
-        distance2 = np.minimum(distance2, weight * (position + 1) ** 2)
-    if borders[1]:
-        distance2 = np.minimum(distance2, weight * (length - position) ** 2)
-    return distance2
-
-
 @njit(cache=True, nogil=True)
 def _scan_x(
     labels: Labels,
     weight: int,
-    low_open: bool,
-    high_open: bool,
+    open_ends: bool,
     distance2: NDArray[np.int32],
     occupied: NDArray[np.bool_],
 ) -> None:
@@ -182,8 +158,8 @@ def _scan_x(
                 while stop < width and labels[z, y, stop] == label:
                     stop += 1
                 occupied[z, y, start // TILE : (stop - 1) // TILE + 1] = True
-                sees_low = start > 0 or not low_open
-                sees_high = stop < width or not high_open
+                sees_low = start > 0 or not open_ends
+                sees_high = stop < width or not open_ends
                 for x in range(start, stop):
                     steps = FAR
                     if sees_low:
@@ -282,8 +258,7 @@ def _sweep_line(
 def _sweep(
     labels: Labels,
     weight: int,
-    low_open: bool,
-    high_open: bool,
+    open_ends: bool,
     distance2: NDArray[np.int32],
     occupied: NDArray[np.bool_],
 ) -> None:
@@ -303,9 +278,9 @@ def _sweep(
                     line_labels[j, i] = labels[plane, low + i, x + j]
                     line_values[j, i] = distance2[plane, low + i, x + j]
             for j in range(columns):
-                # rows beyond [low, high) hold background, so an end inside the crop is a site
-                ends_open = low == 0 and low_open, high == length and high_open
-                _sweep_line(line_labels[j], rows, weight, ends_open[0], ends_open[1], line_values[j], scratch)
+                # rows beyond [low, high) hold background, so an end inside the line is a site
+                low_open, high_open = low == 0 and open_ends, high == length and open_ends
+                _sweep_line(line_labels[j], rows, weight, low_open, high_open, line_values[j], scratch)
             for i in range(rows):
                 for j in range(columns):
                     distance2[plane, low + i, x + j] = line_values[j, i]
@@ -320,24 +295,3 @@ def _occupied_rows(occupied: NDArray[np.bool_], plane: int, tile: int) -> tuple[
     while low < high and not occupied[plane, low, tile]:
         low += 1
     return (low, high) if low < high else (0, 0)
-
-
-@njit(cache=True, nogil=True)
-def _withhold(
-    distance2: NDArray[np.int32],
-    occupied: NDArray[np.bool_],
-    unseen_z: NDArray[np.int64],
-    unseen_y: NDArray[np.int64],
-    unseen_x: NDArray[np.int64],
-) -> None:
-    """Set to UNKNOWN what exceeds the squared distance to the nearest unseen voxel."""
-    depth, height, width = distance2.shape
-    for z in range(depth):
-        for y in range(height):
-            row = min(unseen_z[z], unseen_y[y])
-            for tile in range(occupied.shape[2]):
-                if occupied[z, y, tile]:
-                    for x in range(tile * TILE, min(width, (tile + 1) * TILE)):
-                        value = distance2[z, y, x]
-                        if value == FAR or value > min(row, unseen_x[x]):
-                            distance2[z, y, x] = UNKNOWN

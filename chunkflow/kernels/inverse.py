@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -27,6 +27,7 @@ from scipy.fft import ifft, next_fast_len
 from chunkflow.backend import array_module, scipy_module
 from chunkflow.errors import ConfigError, PlanError
 from chunkflow.geometry.box import Triple, triple
+from chunkflow.kernels.blur import wrapped
 
 # Bytes of the complex128 columns that are filtered at a time: a cache's worth on a CPU, enough to fill a GPU.
 SLAB_BYTES = {"cpu": 2**21, "gpu": 2**27}
@@ -177,27 +178,14 @@ def _responses(psf: Any, inverse: Inverse, torus: Triple, xp: Any) -> Iterator[t
     Float64, because the small values of H, which rounding would drown, are the ones that get divided by.
     """
     fourier = scipy_module(xp.empty(0), "fft")
-    planes = fourier.rfft(_wrapped(xp.asarray(psf, np.float64), 2, torus[2]), axis=2)
-    planes = fourier.fft(_wrapped(planes, 1, torus[1]), axis=1, overwrite_x=True)
+    planes = fourier.rfft(wrapped(xp.asarray(psf, np.float64), 2, torus[2]), axis=2)
+    planes = fourier.fft(wrapped(planes, 1, torus[1]), axis=1, overwrite_x=True)
     rough_z, rough_y, rough_x = (xp.asarray(part) for part in _laplacian_parts(torus))
     step = max(1, SLAB_BYTES["cpu" if xp is np else "gpu"] // (16 * torus[0] * planes.shape[2]))
     for start in range(0, torus[1], step):
         rows = slice(start, min(start + step, torus[1]))
-        otf = fourier.fft(_wrapped(planes[:, rows], 0, torus[0]), axis=0, overwrite_x=True)
+        otf = fourier.fft(wrapped(planes[:, rows], 0, torus[0]), axis=0, overwrite_x=True)
         yield rows, inverse.response(otf, rough_z[:, None, None] + rough_y[rows, None] + rough_x)
-
-
-def _wrapped(kernel: Any, axis: int, size: int) -> Any:
-    """A kernel on a periodic axis: its centre at 0, what reaches beyond the period folded back."""
-    xp = array_module(kernel)
-    length = kernel.shape[axis]
-    periods = ceil(length / size)
-    width = [(0, 0)] * kernel.ndim
-    width[axis] = (0, periods * size - length)
-    placed = xp.roll(xp.pad(kernel, width), -(length // 2), axis=axis)
-    if periods == 1:
-        return placed
-    return placed.reshape(*kernel.shape[:axis], periods, size, *kernel.shape[axis + 1 :]).sum(axis=axis)
 
 
 def _laplacian_parts(torus: Triple) -> tuple[NDArray[np.float64], ...]:

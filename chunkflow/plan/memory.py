@@ -3,15 +3,13 @@
     peak = process + the largest of: arrays read + products so far + the working set of a step
                                      all products stored + one of them being compressed
 
-The boxes are those of the block that reads most. Steps that may grow are budgeted at what the worker lets them grow
-to (`growth_voxels`): it splits a block rather than hold more. Merges are told before anything is known of the data and
+The boxes are those of the block that reads most. Merges are told before anything is known of the data and
 are the one thing that noise (10^5 objects, all skeleton) can take beyond its projection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
 
 import numpy as np
 
@@ -25,13 +23,6 @@ freed memory (a worker peaked 26 MiB above the sum without it, over 960 units of
 
 TORCH_BYTES = 320 * 2**20
 """What torch adds once a small network has run: 310 MiB measured on a CPU."""
-
-SMALLEST_SPLIT = 32
-"""Sides of the smallest box a growing step is split into."""
-
-
-GROWN_BYTES = 22
-"""What a growing step holds per voxel of its crop: labels, distances, its working set and crops it solved before."""
 
 PRODUCT_TYPES = {"mask": "uint8", "valid": "uint8"}
 """Types of products that are not float32 and may not be stored."""
@@ -58,13 +49,7 @@ def unit_bytes(
     core = grid.core_of(widest_block(grid))
     stored = [core.size * np.dtype(dtype).itemsize for dtype in writes.values()]
     peak = sum(stored) + max(stored, default=0)
-    last = steps[-1] if steps and hasattr(steps[-1], "grown") else None
-    for chain in (steps,) if last is None else (steps[:-1], steps[-1:]):  # the worker runs a growing step by itself
-        peak = max(peak, _chain_bytes(chain, core, Box.of_shape(grid.shape), writes, arrays))
-    if last is None:
-        return peak
-    beyond = growth_voxels(last, core, grid.shape) - grown_crop(last, core, grid.shape)
-    return max(peak, _chain_bytes(steps[-1:], core, Box.of_shape(grid.shape), writes, arrays) + GROWN_BYTES * beyond)
+    return max(peak, _chain_bytes(steps, core, Box.of_shape(grid.shape), writes, arrays))
 
 
 def _chain_bytes(
@@ -87,16 +72,3 @@ def _chain_bytes(
         peak = max(peak, held + produced + step.working_bytes(out.shape))
         held += produced
     return peak
-
-
-def grown_crop(step: BlockStep, out: Box, shape: Triple) -> int:
-    """Voxels of the largest crop that a step reads for an output."""
-    return max(box.clip(Box.of_shape(shape)).size for box in step.reads(out).values())
-
-
-def growth_voxels(step: BlockStep, core: Box, shape: Triple) -> int:
-    """Voxels of a crop that a growing step may read: what it reads at first, or the smallest split at `max_halo`."""
-    smallest = triple(tuple(min(SMALLEST_SPLIT, n) for n in core.shape))
-    halo = int(getattr(step, "max_halo", 0))
-    grown = prod(min(s + 2 * halo, n) for s, n in zip(smallest, shape, strict=True))
-    return max(grown_crop(step, core, shape), grown)

@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from threading import local
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +25,7 @@ from chunkflow.errors import IntegrityError, NotANumberError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.geometry.scale import Scale
-from chunkflow.plan import memory
-from chunkflow.stages.base import BlockStep, GrowingStep, MergeStep, Output, Record, Region, View, boxes_of_chain
+from chunkflow.stages.base import BlockStep, MergeStep, Record, Region, View, boxes_of_chain
 from chunkflow.storage.files import object_sizes
 from chunkflow.storage.layout import objects_of
 from chunkflow.storage.records import RecordFolder, merged_path, read_record, record_path, write_record
@@ -184,130 +181,13 @@ def _open(source: Source, epoch: tuple[str, int]) -> Volume:
 
 def _compute(job: Job, unit: int, core: Box) -> tuple[dict[str, Any], Record]:
     """Arrays over the core and the record of one block."""
-    growing = bool(job.steps) and hasattr(job.steps[-1], "grown")
-    if not growing:
-        return _run_chain(job, unit, core, job.steps, core)[:2]
-    head, record = _run_chain(job, unit, core, job.steps[:-1], core)[:2] if len(job.steps) > 1 else ({}, {})
-    tail, more = _run_growing(job, unit, core)
-    return {**head, **tail}, _with(record, more, job)
-
-
-def _run_growing(job: Job, unit: int, core: Box) -> tuple[dict[str, Any], Record]:
-    """The last step of a job, looking further where it must, in parts so small that memory stays as planned.
-
-    The step's certificate makes a part's result the whole volume's, so how the core is split changes nothing.
-    """
-    first = cast(GrowingStep, job.steps[-1])
-    budget = memory.growth_voxels(first, core, job.grid.shape)
-    arrays: dict[str, Any] = {}
-    records: list[Record] = []
-    waiting: list[tuple[Box, GrowingStep]] = [(core, first)]
-    while waiting:
-        out, step = waiting.pop()
-        if step is first:
-            found, record, wants_more = _run_chain(job, unit, core, (step,), out)
-        elif memory.grown_crop(step, out, job.grid.shape) > budget and len(halves := _halves(out)) > 1:
-            waiting += [(half, step) for half in halves]
-            continue
-        else:
-            found, record, wants_more = _look_further(job, unit, core, step, out, budget)
-        larger = step.grown() if wants_more else None
-        if larger is not None:
-            waiting.append((out, larger))
-            continue
-        for name, data in found.items():
-            if name not in arrays:
-                arrays[name] = np.zeros(core.shape, data.dtype)
-            arrays[name][out.relative_to(core.start).slices] = data
-        records.append(record)
-    names = records[0].keys()
-    return arrays, {name: np.concatenate([record[name] for record in records]) for name in names}
-
-
-SHARED_FROM = 1.5  # times an output: cells that large hold several outputs, and their crop is worth its memory
-
-
-class _SolvedCrops(local):
-    """Crops that this lane solved last: blocks that must look far look at the same one."""
-
-    def __init__(self) -> None:
-        self.known: OrderedDict[tuple[Any, ...], Region] = OrderedDict()
-
-    def make_room(self, job: tuple[Any, ...], nbytes: int) -> None:
-        """Forget other jobs, then the crops used longest ago, until no more than so many bytes are held."""
-        for key in [key for key in self.known if key[: len(job)] != job]:
-            del self.known[key]
-        while self.known and sum(region.data.nbytes for region in self.known.values()) > nbytes:
-            self.known.popitem(last=False)
-
-
-_solved = _SolvedCrops()
-
-
-def _look_further(
-    job: Job, unit: int, core: Box, step: GrowingStep, out: Box, budget: int
-) -> tuple[dict[str, Any], Record, bool]:
-    """A grown step on one output, from a crop that its neighbours use too."""
-    cells, crop = _shared_crop(step, out, job.grid.shape, budget)
-    solved = _solved_crop(job, step, crop, budget, keep=cells.size > SHARED_FROM * out.size)
-    near = {name: _read(job, name, out, False) for name in step.reads(out)}
-    view = View(block=unit, core=core, grid=job.grid, regions=near, values={}, records={})
-    output = step.settle(solved, view, out)
-    found = {name: data for name, data in output.arrays.items() if name in job.writes}
-    return found, output.record, output.wants_more
-
-
-def _solved_crop(job: Job, step: GrowingStep, crop: Box, budget: int, *, keep: bool) -> Region:
-    """What the step finds in a crop, remembered where others will ask for it too."""
-    this = (job.records, job.epoch)
-    key = (*this, step, crop)
-    if key in _solved.known:
-        _solved.known.move_to_end(key)
-        return _solved.known[key]
-    beside = memory.GROWN_BYTES * max(0, budget - crop.size)  # what the plan leaves while this crop is solved
-    _solved.make_room(this, min(beside, memory.GROWN_BYTES * budget // 2))
-    solved = step.solve({name: _read(job, name, crop, False) for name in step.reads(crop)}, job.grid.shape)
-    if keep:
-        _solved.known[key] = solved
-    return solved
-
-
-def _shared_crop(step: GrowingStep, out: Box, shape: Triple, budget: int) -> tuple[Box, Box]:
-    """The cells of a lattice that hold `out`, as large as the halo and the budget allow, and the crop around them."""
-    volume = Box.of_shape(shape)
-    side = 1 << (2 * step.halo).bit_length() - 1
-    while True:
-        start = triple(tuple(a - a % side for a in out.start))
-        cells = Box(start, triple(tuple(-(-b // side) * side for b in out.stop))).clip(volume)
-        crop = cells.grow(triple(step.halo)).clip(volume)
-        if crop.size <= budget or side == 1:
-            return cells, crop
-        side //= 2
-
-
-def _halves(box: Box) -> list[Box]:
-    """The box cut across its longest axis, or itself when it is as small as boxes are split."""
-    axis = int(np.argmax(box.shape))
-    if box.shape[axis] < 2 * memory.SMALLEST_SPLIT:
-        return [box]
-    middle = box.start[axis] + box.shape[axis] // 2
-    stop = triple(tuple(middle if a == axis else v for a, v in enumerate(box.stop)))
-    start = triple(tuple(middle if a == axis else v for a, v in enumerate(box.start)))
-    return [Box(start, box.stop), Box(box.start, stop)]
-
-
-def _run_chain(
-    job: Job, unit: int, core: Box, steps: Sequence[BlockStep], out: Box
-) -> tuple[dict[str, Any], Record, bool]:
-    """Run consecutive steps; returns the products stored, the joined record, and whether the last wants more."""
-    products = [name for step in steps for name in step.produces if name in job.writes]
-    outs, wanted = boxes_of_chain(steps, out, Box.of_shape(job.grid.shape), products)
-    on_device = job.device == "gpu" and any(step.on_device for step in steps)
+    products = [name for step in job.steps for name in step.produces if name in job.writes]
+    outs, wanted = boxes_of_chain(job.steps, core, Box.of_shape(job.grid.shape), products)
+    on_device = job.device == "gpu" and any(step.on_device for step in job.steps)
     regions = {name: _read(job, name, box, on_device) for name, box in wanted.items()}
     values, records = _values(job, unit), _records(job)
     record: Record = {}
-    output = Output()
-    for step, step_out in zip(steps, outs, strict=True):
+    for step, out in zip(job.steps, outs, strict=True):
         view = View(
             block=unit,
             core=core,
@@ -317,10 +197,10 @@ def _run_chain(
             records=records,
             device=job.device if on_device else "cpu",
         )
-        output = step.run(view, step_out)
-        regions |= {name: Region(step_out, data) for name, data in output.arrays.items()}
+        output = step.run(view, out)
+        regions |= {name: Region(out, data) for name, data in output.arrays.items()}
         record = _with(record, output.record, job)
-    return {name: regions[name].cut(out) for name in products}, record, output.wants_more
+    return {name: regions[name].cut(core) for name in products}, record
 
 
 def _with(record: Record, more: Record, job: Job) -> Record:

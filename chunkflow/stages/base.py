@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,11 +84,10 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """What a block step returns: arrays over the box asked for, a record, and whether a larger halo is wanted."""
+    """What a block step returns: arrays over the box asked for, and a record."""
 
     arrays: Mapping[str, Any] = field(default_factory=dict)
     record: Record = field(default_factory=dict)
-    wants_more: bool = False
 
 
 class BlockStep(Protocol):
@@ -106,27 +105,6 @@ class BlockStep(Protocol):
 
     def working_bytes(self, out: Triple) -> int:
         """Peak bytes a call for an output of that shape needs, its inputs and outputs aside."""
-
-
-class GrowingStep(BlockStep, Protocol):
-    """A block step that may ask to look further: it is run again as `grown()` until that is None.
-
-    Its `run` is `solve` on the crop read and `settle` on the output. What a crop tells is true for the whole volume,
-    so one crop may serve several blocks.
-    """
-
-    @property
-    def halo(self) -> int:
-        """Voxels that the step looks beyond an output."""
-
-    def grown(self) -> Self | None:
-        """The same step with a larger halo, or None if it may not grow."""
-
-    def solve(self, regions: Mapping[str, Region], shape: Triple) -> Region:
-        """All that a crop tells, for any output inside it; `regions` hold the crop, `shape` is the volume's."""
-
-    def settle(self, solved: Region, view: View, out: Box) -> Output:
-        """What `run` returns, from a crop that was solved; `view.regions` hold at least `out`."""
 
 
 class MergeStep(Protocol):

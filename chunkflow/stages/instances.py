@@ -1,7 +1,7 @@
 """Objects that touch, told apart by the exact watershed of `kernels.watershed`: the same for any blocks.
 
     foreground    the mask, kept because every later pass looks at it
-    depth         exact squared distance of the foreground to the background (only where the relief is a distance)
+    depth-x ..    exact squared distance of the foreground to the background (only where the relief is a distance)
     seeds         the relief, and its minima as far as one block can tell
     seeds-seams   cheapest edges across the faces of the blocks
     seeds-merge   minima of the whole volume with dynamics above h, spread out
@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,69 +37,17 @@ from chunkflow.stages.base import (
     Merged,
     Output,
     Record,
-    Region,
     View,
     host,
     iterate,
 )
+from chunkflow.stages.distance import distance_drafts, spacing_weights
 from chunkflow.stages.label import Label, NonZero, label_dtype
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.scan import DATA
-from chunkflow.stages.skeleton import DISTANCE_HALO, grown_halo, open_borders, spacing_weights
 
 SIDE_STEPS = 16  # sides of a voxel, to part plateaus by, are rounded to this part of the shortest
 FRAME_BYTES = 64  # per voxel of a block's frame; 57 measured on noise
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Depth:
-    """Squared distance of the foreground to the background: exact below that of `max_halo` voxels, and that above.
-
-    What lies outside the volume is not background: objects that the field of view cuts keep their depth at the cut.
-    """
-
-    weights: Triple
-    halo: int
-    max_halo: int
-
-    version: ClassVar[int] = 1
-    produces: ClassVar[tuple[str, ...]] = ("depth",)
-    on_device: ClassVar[bool] = False
-
-    @property
-    def deepest(self) -> int:
-        """What a crop of the largest halo can still certify, whatever lies beyond it."""
-        return min(self.weights) * (self.max_halo + 1) ** 2
-
-    def reads(self, out: Box) -> Mapping[str, Box]:
-        return {"mask": out.grow(triple(self.halo))}
-
-    def run(self, view: View, out: Box) -> Output:
-        if not view.regions["mask"].cut(out).any():
-            return Output(arrays={"depth": np.zeros(out.shape, np.int32)})
-        return self.settle(self.solve(view.regions, view.shape), view, out)
-
-    def solve(self, regions: Mapping[str, Region], shape: Triple) -> Region:
-        mask = regions["mask"]
-        # Mirrored at the ends of the volume: the image of a voxel is never nearer than the voxel itself.
-        goes_on = open_borders(mask.box, shape)
-        mirrored = np.pad(host(mask.data), np.where(goes_on, 0, self.halo), mode="symmetric")
-        depth = distance.squared_distance(mirrored, weights=self.weights, open_borders=np.ones((3, 2), bool))
-        inside = tuple(slice(0 if a else self.halo, None if b else -self.halo) for a, b in goes_on)
-        return Region(mask.box, depth[inside])
-
-    def settle(self, solved: Region, view: View, out: Box) -> Output:
-        found = solved.cut(out)
-        is_open = found == distance.UNKNOWN
-        depth = np.where(is_open, self.deepest, np.minimum(found, self.deepest)).astype(np.int32)
-        return Output(arrays={"depth": depth}, wants_more=bool(is_open.any()))
-
-    def grown(self) -> Self | None:
-        larger = grown_halo(self.halo, self.max_halo)
-        return None if larger is None else replace(self, halo=larger)
-
-    def working_bytes(self, out: Triple) -> int:
-        return 5 * prod(n + 2 * self.halo for n in out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +76,8 @@ class Relief:
             return Output(arrays={"relief": np.zeros(out.shape, np.float32)})
         region = view.regions[self.array]
         values = host(region.data).astype(np.float64)
-        values = np.sqrt(values) if self.array == "depth" else values
+        if self.array == "depth":
+            values = np.sqrt(np.where(values == distance.UNKNOWN, distance.FAR, values))
         relief = (self.unit * values).astype(np.float32)
         if any(self.sigma_vox):
             valid = None if self.valid is None else (host(view.regions[self.valid].cut(region.box)) & DATA).astype(bool)
@@ -309,18 +258,8 @@ class MergeSeeds:
             )
             seeds = seeds[stays]
         seeds = np.sort(seeds)
-        return Merged({"seeds": seeds, "count": np.array([len(seeds)])}, self._of_blocks(seeds))
-
-    def _of_blocks(self, seeds: NDArray[np.int64]) -> list[tuple[int, Record]]:
-        if not len(seeds):
-            return []
-        position = np.unravel_index(seeds, self.grid.shape)
-        at = tuple(p // c for p, c in zip(position, self.grid.core, strict=True))
-        block = np.ravel_multi_index(at, self.grid.counts)
-        order = np.argsort(block, kind="stable")
-        present, first = np.unique(block[order], return_index=True)
-        parts = np.split(order, first[1:])
-        return [(int(b), {"here": here}) for b, here in zip(present, parts, strict=True)]
+        parts = ((block, {"here": rows}) for block, rows in self.grid.group(seeds))
+        return Merged({"seeds": seeds, "count": np.array([len(seeds)])}, parts)
 
     def working_bytes(self, blocks: int) -> int:
         return 65536 * blocks
@@ -391,7 +330,6 @@ class Instances:
     connectivity : 6, 18 or 26
     min_voxels : instances of fewer voxels are dropped, after merging, and the others numbered without them
     min_volume_um3 : the same in um^3; give one of the two
-    max_halo : distances are told apart up to that of so many voxels
     """
 
     on: Literal["distance", "intensity"] = "distance"
@@ -402,7 +340,6 @@ class Instances:
     connectivity: Literal[6, 18, 26] = 26
     min_voxels: int = 0
     min_volume_um3: float | None = None
-    max_halo: int = 64
 
     key: ClassVar[str] = "instances"
 
@@ -415,8 +352,6 @@ class Instances:
                 raise ConfigError(f"instances: {name} {getattr(self, name)} is negative", "Use 0 for none")
         if self.min_voxels and self.min_volume_um3 is not None:
             raise ConfigError("instances: min_voxels and min_volume_um3 are both given", "Keep one")
-        if self.max_halo < 1:
-            raise ConfigError(f"instances: max_halo {self.max_halo} leaves blocks blind", "Use 1 or more, say 64")
 
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         steps, needs = self._foreground(flow)
@@ -470,10 +405,11 @@ class Instances:
             unit = -1.0 if self.bright == "inside" else 1.0
             return Relief(array=flow.signal, unit=unit, sigma_vox=(z, y, x), valid=flow.valid), ()
         weights, unit_um = spacing_weights(flow.shape, flow.scale.voxel_um)
-        depth = Depth(weights=weights, halo=min(DISTANCE_HALO, self.max_halo), max_halo=self.max_halo)
-        array = ArraySpec(name="depth", dtype="int32")
-        draft = Draft(name="depth", grid=flow.grid, steps=(depth,), writes=(array,))
-        return Relief(array="depth", unit=-unit_um, sigma_vox=(z, y, x), valid=None), (draft,)
+        # The sides of the volume are not background: objects that the field of view cuts keep their depth at the cut.
+        drafts = distance_drafts(
+            flow.shape, flow.grid.core, labels="mask", name="depth", weights=weights, open_ends=True
+        )
+        return Relief(array="depth", unit=-unit_um, sigma_vox=(z, y, x), valid=None), drafts
 
     def _seams(self, flow: Flow, source: str) -> Draft:
         step = SeamEdges(source=source, connectivity=self.connectivity)

@@ -22,8 +22,9 @@ from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple
 from chunkflow.kernels import distance, measure, resample, surface
 from chunkflow.stages.base import BlockStep, Draft, Flow, Merged, Output, Record, Resampling, View, host, iterate
+from chunkflow.stages.distance import spacing_weights
 from chunkflow.stages.parameters import check_parameters
-from chunkflow.stages.skeleton import Euler, spacing_weights
+from chunkflow.stages.skeleton import Euler
 
 T = TypeVar("T")
 
@@ -137,7 +138,7 @@ def scale_power(limits: Record, dtype: str) -> int:
 class MergeObjects:
     """One row per object. Without a graph, `b1_graph` and the inscribed radius are null and nothing is certified.
 
-    unit_um : of the distances (see `stages.skeleton.spacing_weights`)
+    unit_um : of the distances (see `stages.distance.spacing_weights`)
     measured : what the intensities are of, for people
     """
 

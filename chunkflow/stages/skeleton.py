@@ -1,6 +1,6 @@
 """One skeleton and one graph for the whole volume, voxel for voxel what a single run would give.
 
-    distance-x .. exact squared distances of the filled labels in integers, in pencils of whole lines: x, y, then z
+    distance-x .. exact squared distances of the filled labels (`stages.distance`)
     thin          certified thinning of a core and its halo; lists the skeleton's voxels and those it leaves open
     residual-1..  2 x 2 x 2 lists of open voxels at a time: what they decide leaves, the rest climbs to the root
     residual-merge  gives each block what was decided of it above
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, product
-from math import prod, sqrt
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
-from chunkflow.kernels import branches, components, distance, graph, pruning, residual, thinning, topology
+from chunkflow.kernels import branches, components, graph, pruning, residual, thinning, topology
 from chunkflow.stages.base import (
     ArraySpec,
     Draft,
@@ -41,42 +41,18 @@ from chunkflow.stages.base import (
     host,
     iterate,
 )
+from chunkflow.stages.distance import distance_drafts, spacing_weights
 from chunkflow.stages.label import label_dtype
 from chunkflow.stages.parameters import check_parameters
 
-DISTANCE_HALO = 16  # certifies tubes of a radius up to 17 voxels at once
 THINNING_HALO = 8  # cheapest on networks: 1 % of the voxels stay open for the tree
 
-PENCIL_SIDE, SMALLEST_PENCIL_SIDE = 64, 16
-PENCIL_BLOCKS = 8  # blocks that a pencil may be as large as; it holds half as much per voxel, and no halo
 TOLD_BYTES = 48  # what a joint is told, per voxel on three sides of a block below it: 9 B each, of few of them
-
-
-def grown_halo(halo: int, max_halo: int) -> int | None:
-    """The next halo to try, three times as large, or None at the largest."""
-    return min(max_halo, 3 * halo) if halo < max_halo else None
 
 
 def open_borders(box: Box, shape: Triple) -> NDArray[np.bool_]:
     """(3, 2) bool: the sides of a box behind which the volume goes on."""
     return np.array([[a > 0, b < n] for a, b, n in zip(box.start, box.stop, shape, strict=True)])
-
-
-def spacing_weights(shape: Triple, voxel_um: tuple[float, float, float]) -> tuple[Triple, float]:
-    """Squared integer spacings for `kernels.distance`, and the um that one unit of distance is.
-
-    An axis one voxel long has no distances: its faces count as farther than anything, so that the radii of a 2-D image
-    are those in its plane.
-    """
-    is_long = [n > 1 for n in shape]
-    first = is_long.index(True) if any(is_long) else 0
-    sides = tuple(v if long else voxel_um[first] for v, long in zip(voxel_um, is_long, strict=True))
-    z, y, x = weights = distance.integer_weights((sides[0], sides[1], sides[2]))
-    unit_um = sides[first] / sqrt(weights[first])
-    if not any(is_long):
-        return (z, y, x), unit_um
-    beyond = min(distance.FAR - 1, sum(w * n * n for w, n, long in zip(weights, shape, is_long, strict=True) if long))
-    return triple(tuple(w if long else beyond for w, long in zip(weights, is_long, strict=True))), unit_um
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,41 +86,6 @@ class Euler:
 
     def working_bytes(self, out: Triple) -> int:
         return 24 * prod(out)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistanceAlong:
-    """Squared distances in a pencil: one axis more than what `before` holds."""
-
-    axis: int
-    weight: int
-    before: str
-
-    version: ClassVar[int] = 1
-    produces: ClassVar[tuple[str, ...]] = ("distance",)
-    on_device: ClassVar[bool] = False
-
-    def reads(self, out: Box) -> Mapping[str, Box]:
-        return {"filled": out, self.before: out} if self.before else {"filled": out}
-
-    def run(self, view: View, out: Box) -> Output:
-        labels = host(view.regions["filled"].cut(out))
-        if not labels.any():
-            return Output(arrays={"distance": np.zeros(out.shape, np.int32)})
-        before = host(view.regions[self.before].cut(out)) if self.before else None
-        found = distance.squared_distance_along(self.axis, labels, before, weight=self.weight)
-        return Output(arrays={"distance": found})
-
-    def working_bytes(self, out: Triple) -> int:
-        return 2 * prod(out) + 64 * PENCIL_SIDE * max(out)
-
-
-def pencils(shape: Triple, axis: int, block: Triple) -> Grid:
-    """Blocks of whole lines along an axis, as wide as chunks are where that is no more than a few blocks."""
-    side = PENCIL_SIDE
-    while side > SMALLEST_PENCIL_SIDE and side * side * shape[axis] > PENCIL_BLOCKS * prod(block):
-        side //= 2
-    return Grid(shape, triple(tuple(shape[a] if a == axis else side for a in range(3))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,15 +245,11 @@ class MergeResidual:
         voxels = _concatenated([_decided(), *found])
         (root,) = iterate(records[self.tree[-1] if self.tree else "thin"])
         open_label, open_count = np.unique(root["open_label"], return_counts=True)
-        return Merged({"open_label": open_label, "open_count": open_count}, self._parts(voxels))
-
-    def _parts(self, voxels: Record) -> Iterator[tuple[int, Record]]:
-        positions = zip(np.unravel_index(voxels["index"], self.grid.shape), self.grid.core, strict=True)
-        blocks = np.ravel_multi_index(tuple(p // n for p, n in positions), self.grid.counts)
-        order = np.argsort(blocks, kind="stable")
-        present, first = np.unique(blocks[order], return_index=True)
-        for block, start, stop in zip(present, first, np.append(first[1:], len(order)), strict=False):
-            yield int(block), {name: column[order[start:stop]] for name, column in voxels.items()}
+        parts = (
+            (block, {name: column[rows] for name, column in voxels.items()})
+            for block, rows in self.grid.group(voxels["index"])
+        )
+        return Merged({"open_label": open_label, "open_count": open_count}, parts)
 
     def working_bytes(self, blocks: int) -> int:
         return 4096 * blocks
@@ -441,7 +378,7 @@ class Skeleton:
         needs = ("label-merge", "thin", "residual-merge")
         gather = MergeResidual(tree=names, grid=grid)
         drafts = (
-            *_distances(flow.shape, grid.core, weights),
+            *distance_drafts(flow.shape, grid.core, labels=flow.filled, name="distance", weights=weights),
             Draft(name="thin", grid=grid, steps=(Euler(), thin)),
             *tree,
             Draft(name="residual-merge", grid=grid, merge=gather, needs=names or ("thin",)),
@@ -459,15 +396,3 @@ class Skeleton:
             drafts.append(Draft(name=f"residual-{level}", grid=above, steps=(step,), needs=(source,)))
             grid = above
         return tuple(drafts)
-
-
-def _distances(shape: Triple, block: Triple, weights: Triple) -> tuple[Draft, ...]:
-    """The passes that measure distances, one axis each."""
-    drafts = []
-    before = ""
-    for axis, name in ((2, "distance-x"), (1, "distance-y"), (0, "distance")):
-        step = DistanceAlong(axis=axis, weight=weights[axis], before=before)
-        spec = ArraySpec(name=name, dtype="int32", product="distance")
-        drafts.append(Draft(name=name, grid=pencils(shape, axis, block), steps=(step,), writes=(spec,)))
-        before = name
-    return tuple(drafts)

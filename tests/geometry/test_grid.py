@@ -98,3 +98,20 @@ def test_a_grid_of_a_billion_blocks_is_as_cheap_as_one() -> None:
 def test_an_empty_volume_or_core_is_refused(shape: Triple, core: Triple) -> None:
     with pytest.raises(PlanError):
         Grid(shape, core)
+
+
+@pytest.mark.parametrize("grid", GRIDS[:12], ids=str)
+def test_voxels_are_grouped_by_the_block_that_owns_them(grid: Grid) -> None:
+    voxels = np.random.default_rng(0).permutation(np.prod(grid.shape))[::2].astype(np.int64)
+    groups = list(grid.group(voxels))
+    assert [block for block, _ in groups] == sorted(block for block, _ in groups)
+    assert sorted(row for _, rows in groups for row in rows) == list(range(len(voxels)))
+    for block, rows in groups:
+        assert (np.diff(rows) > 0).all()
+        core = grid.core_of(block)
+        position = np.stack(np.unravel_index(voxels[rows], grid.shape), axis=1)
+        assert ((position >= core.start) & (position < core.stop)).all()
+
+
+def test_no_voxels_make_no_groups() -> None:
+    assert list(Grid((3, 4, 5), (2, 2, 2)).group(np.zeros(0, np.int64))) == []

@@ -121,7 +121,7 @@ class Blocks:
     def __init__(self, labels: Labels, core: Triple, halo: int, weights: Triple, t0: int, passes: int) -> None:
         self.labels, self.core, self.t0, self.passes = labels, core, t0, passes
         self.shape: Triple = labels.shape
-        self.distance2 = squared_distance(labels, weights=weights, open_borders=CLOSED)
+        self.distance2 = squared_distance(labels, weights=weights)
         self.weights, self.halo = weights, halo
         self.history = np.zeros(labels.shape, np.uint8)
         self.boxes = boxes(self.shape, core)
@@ -199,7 +199,7 @@ def finish(blocks: Blocks) -> tuple[History, list[int]]:
 
 
 def one_shot(labels: Labels, weights: Triple, t0: int, passes: int = LAST_PASS) -> History:
-    distance2 = squared_distance(labels, weights=weights, open_borders=CLOSED)
+    distance2 = squared_distance(labels, weights=weights)
     return thin(labels, distance2, origin=(0, 0, 0), open_borders=CLOSED, weights=weights, t0=t0, passes=passes).history
 
 
@@ -268,7 +268,7 @@ def test_the_order_of_the_lists_changes_nothing() -> None:
 
 def test_voxels_without_a_distance_stay_open_and_the_rest_is_right() -> None:
     labels = VOLUMES["tubes"]
-    distance2 = squared_distance(labels, weights=(1, 1, 1), open_borders=CLOSED)
+    distance2 = squared_distance(labels, weights=(1, 1, 1))
     hidden = (labels > 0) & (np.random.default_rng(9).random(labels.shape) < 0.005)
     partly = np.where(hidden, np.int32(UNKNOWN), distance2)
     found = thin(labels, partly, origin=(0, 0, 0), open_borders=CLOSED, weights=(1, 1, 1))

@@ -150,7 +150,7 @@ VOLUMES = volumes()
 
 
 def one_shot(labels: NDArray[np.unsignedinteger], weights: Triple = (1, 1, 1), t0: int = 1) -> NDArray[np.uint8]:
-    distance2 = squared_distance(labels, weights=weights, open_borders=CLOSED)
+    distance2 = squared_distance(labels, weights=weights)
     return thin(labels, distance2, origin=(0, 0, 0), open_borders=CLOSED, weights=weights, t0=t0).history
 
 
@@ -227,7 +227,7 @@ def test_histories_equal_the_definition_on_small_volumes_of_touching_labels(seed
     labels = cut_into_labels(mask, seed, 2 + seed % 2)
     weights = ((1, 1, 1), (16, 1, 1))[seed // 2]
     origin = tuple(int(i) for i in rng.integers(-3, 4, 3))
-    distance2 = squared_distance(labels, weights=weights, open_borders=CLOSED)
+    distance2 = squared_distance(labels, weights=weights)
     found = thin(labels, distance2, origin=origin, open_borders=CLOSED, weights=weights, t0=t0).history
     np.testing.assert_array_equal(found, slow_history(labels, weights, t0, origin))
 
@@ -288,7 +288,7 @@ def test_a_straight_bar_becomes_a_line_along_its_axis() -> None:
 
 def test_the_parity_of_the_origin_counts_and_nothing_else_of_it() -> None:
     labels = VOLUMES["blobs"]
-    distance2 = squared_distance(labels, weights=(1, 1, 1), open_borders=CLOSED)
+    distance2 = squared_distance(labels, weights=(1, 1, 1))
     results = {
         origin: thin(labels, distance2, origin=origin, open_borders=CLOSED, weights=(1, 1, 1)).history
         for origin in [(0, 0, 0), (2, -4, 6), (1, 0, 0)]
@@ -312,7 +312,7 @@ def test_scaling_all_weights_changes_nothing() -> None:
 
 def test_the_number_of_passes_bounds_the_history() -> None:
     labels = VOLUMES["blobs"]
-    distance2 = squared_distance(labels, weights=(1, 1, 1), open_borders=CLOSED)
+    distance2 = squared_distance(labels, weights=(1, 1, 1))
     whole = one_shot(labels)
     assert whole[whole < OPEN].max() > 2
     cut = thin(labels, distance2, origin=(0, 0, 0), open_borders=CLOSED, weights=(1, 1, 1), passes=2).history
@@ -325,7 +325,7 @@ def test_the_number_of_passes_bounds_the_history() -> None:
 def test_the_memory_held_is_what_the_docstring_says(several: bool) -> None:
     mask = np.tile(VOLUMES["blobs"], (2, 2, 2)) > 0
     labels = cut_into_labels(mask, 1).astype(np.uint32) if several else mask
-    distance2 = squared_distance(labels, weights=(1, 1, 1), open_borders=CLOSED)
+    distance2 = squared_distance(labels, weights=(1, 1, 1))
     one_shot(labels[:9, :9, :9])  # compiles
     tracemalloc.start()
     thin(labels, distance2, origin=(0, 0, 0), open_borders=CLOSED, weights=(1, 1, 1))
@@ -344,23 +344,32 @@ def test_background_alone_gives_nothing() -> None:
 # Crops
 
 
+def certified(distance2: NDArray[np.int32], open_borders: NDArray[np.bool_], weights: Triple) -> NDArray[np.int32]:
+    """Distances no longer than to the nearest voxel that the crop does not see, UNKNOWN elsewhere."""
+    unseen = np.full(distance2.shape, np.iinfo(np.int32).max, np.int64)
+    for axis, (length, weight) in enumerate(zip(distance2.shape, weights, strict=True)):
+        for is_open, steps in zip(open_borders[axis], (np.arange(length) + 1, length - np.arange(length)), strict=True):
+            if is_open:
+                beyond = np.expand_dims(weight * steps**2, tuple(a for a in range(3) if a != axis))
+                unseen = np.minimum(unseen, beyond)
+    return np.where(distance2 <= unseen, distance2, UNKNOWN).astype(np.int32)
+
+
 def crop_history(
     labels: NDArray[np.unsignedinteger],
-    distance2: NDArray[np.int32] | None,
+    distance2: NDArray[np.int32],
     low: NDArray[np.int64],
     high: NDArray[np.int64],
     weights: Triple,
     t0: int,
+    *,
+    is_known: bool = True,
 ) -> NDArray[np.uint8]:
-    """Thinning of a crop; distances of the whole volume if given, else what the crop certifies."""
+    """Thinning of a crop; distances of the whole volume, or as far as the crop could tell them."""
     cut = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     open_borders = np.stack([low > 0, high < labels.shape], axis=1)
     part = labels[cut]
-    values = (
-        squared_distance(part, weights=weights, open_borders=open_borders)
-        if distance2 is None
-        else np.ascontiguousarray(distance2[cut])
-    )
+    values = distance2[cut].copy() if is_known else certified(distance2[cut], open_borders, weights)
     origin = tuple(int(i) for i in low)
     return thin(part, values, origin=origin, open_borders=open_borders, weights=weights, t0=t0).history
 
@@ -371,14 +380,13 @@ def test_no_crop_certifies_a_voxel_wrongly(name: str, weights: Triple) -> None:
     labels = VOLUMES[name]
     shape = np.array(labels.shape)
     rng = np.random.default_rng(len(name))
-    distance2 = squared_distance(labels, weights=weights, open_borders=CLOSED)
+    distance2 = squared_distance(labels, weights=weights)
     truth = {t0: one_shot(labels, weights, t0) for t0 in (0, 1)}
     certified = total = 0
     for trial in range(12):
         low = rng.integers(0, shape - 6)
         high = np.minimum(low + rng.integers(6, 45, 3), shape)
-        given = distance2 if trial % 2 else None
-        history = crop_history(labels, given, low, high, weights, trial % 3 // 2)
+        history = crop_history(labels, distance2, low, high, weights, trial % 3 // 2, is_known=bool(trial % 2))
         cut = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         known = history != OPEN
         np.testing.assert_array_equal(history[known], truth[trial % 3 // 2][cut][known])
@@ -390,7 +398,7 @@ def test_no_crop_certifies_a_voxel_wrongly(name: str, weights: Triple) -> None:
 @pytest.mark.parametrize("name", ["net", "fine net", "blobs", "net in touching labels"])
 def test_cores_with_a_halo_are_certified_nearly_everywhere(name: str) -> None:
     labels = VOLUMES[name]
-    distance2 = squared_distance(labels, weights=(1, 1, 1), open_borders=CLOSED)
+    distance2 = squared_distance(labels, weights=(1, 1, 1))
     truth = one_shot(labels)
     halo, core = 12, np.array([17, 24, 29])
     n_open = 0
@@ -409,7 +417,7 @@ def test_cores_with_a_halo_are_certified_nearly_everywhere(name: str) -> None:
 def test_dense_noise_is_decided_although_anchors_are_unsure() -> None:
     """What lives in all completions and is anchored in some is not undecided: else taint floods such noise."""
     labels = (np.random.default_rng(8).random((40, 40, 40)) < 0.85).astype(np.uint8)
-    distance2 = squared_distance(labels, weights=(1, 1, 1), open_borders=CLOSED)
+    distance2 = squared_distance(labels, weights=(1, 1, 1))
     low, high = np.array([4, 4, 4]), np.array([36, 36, 36])
     history = crop_history(labels, distance2, low, high, (1, 1, 1), 1)
     inside = (slice(10, -10),) * 3
@@ -419,7 +427,7 @@ def test_dense_noise_is_decided_although_anchors_are_unsure() -> None:
 
 def test_unknown_distances_alone_leave_their_voxels_open_and_the_rest_right() -> None:
     labels = VOLUMES["net"]
-    distance2 = squared_distance(labels, weights=(1, 1, 1), open_borders=CLOSED)
+    distance2 = squared_distance(labels, weights=(1, 1, 1))
     hidden = (labels > 0) & (np.random.default_rng(9).random(labels.shape) < 0.01)
     partly = np.where(hidden, np.int32(UNKNOWN), distance2)
     history = thin(labels, partly, origin=(0, 0, 0), open_borders=CLOSED, weights=(1, 1, 1)).history

@@ -306,7 +306,7 @@ def _check_skeleton(result: cf.Result, voxel_um: tuple[float, float, float]) -> 
     labels = np.ascontiguousarray(result.labels[:])
     filled = _filled(labels)
     weights = distance.integer_weights(voxel_um)
-    d2 = distance.squared_distance(filled, weights=weights, open_borders=CLOSED)
+    d2 = distance.squared_distance(filled, weights=weights)
     thinned = thinning.thin(filled, d2, origin=(0, 0, 0), open_borders=CLOSED, weights=weights)
     np.testing.assert_array_equal(result.skeleton[:], np.where(thinned.skeleton, filled, 0))
     if len(result.objects):

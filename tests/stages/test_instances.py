@@ -13,10 +13,8 @@ from skimage.metrics import adapted_rand_error
 
 import chunkflow as cf
 from chunkflow.errors import ConfigError
-from chunkflow.geometry.box import Box, Triple
+from chunkflow.geometry.box import Triple
 from chunkflow.run.result import Result
-from chunkflow.stages.base import Region
-from chunkflow.stages.instances import Depth
 from chunkflow.storage.tiff import read_tiff
 from chunkflow.testing.suites import check_stage, differences, write_volume
 
@@ -50,7 +48,7 @@ def balls(shape: Triple, centres: list[Triple], radius: float) -> NDArray[np.uin
 
 
 def test_instances_of_a_distance_do_not_depend_on_blocks(tmp_path: Path) -> None:
-    stages = [cf.Instances(connectivity=6, min_voxels=5, max_halo=20), cf.Measure()]
+    stages = [cf.Instances(connectivity=6, min_voxels=5), cf.Measure()]
     check_stage(stages, folder=tmp_path, kind="mask", cases=1, grids=2, largest=(16, 30, 30))
 
 
@@ -123,18 +121,9 @@ def test_foreground_without_another_seed_keeps_its_own_near_a_lower_one(tmp_path
     assert labels.max() == 2
 
 
-def test_depth_is_the_distance_to_background_and_the_end_of_the_volume_is_none() -> None:
-    rng = np.random.default_rng(5)
-    mask = ndimage.gaussian_filter(rng.standard_normal((14, 20, 22)), 2) > -0.12
-    step = Depth(weights=(4, 1, 1), halo=6, max_halo=6)
-    exact = np.rint(ndimage.distance_transform_edt(mask, sampling=(2, 1, 1)) ** 2)
-    assert exact.max() > step.deepest
-    for start, stop in (((0, 0, 0), (14, 20, 22)), ((3, 8, 0), (9, 14, 7))):
-        out = Box(start, stop)
-        read = out.grow((6, 6, 6)).clip(Box.of_shape(mask.shape))
-        solved = step.solve({"mask": Region(read, mask[read.slices].astype(np.uint8))}, mask.shape)
-        depth = step.settle(solved, None, out).arrays["depth"]  # type: ignore[arg-type]
-        assert np.array_equal(depth, np.minimum(exact, step.deepest)[out.slices])
+def test_a_mask_without_background_is_one_instance(tmp_path: Path) -> None:
+    labels = labels_of(run(tmp_path, [cf.Instances()], np.ones((9, 10, 11), np.uint8), (4, 5, 6)))
+    assert (labels == 1).all()
 
 
 @pytest.mark.parametrize("connectivity", [6, 26])
@@ -155,7 +144,6 @@ def test_what_makes_no_sense_is_refused() -> None:
         ({"on": "intensity"}, "h has no default"),
         ({"h": -1.0}, "h -1.0 is negative"),
         ({"min_voxels": 3, "min_volume_um3": 1.0}, "both given"),
-        ({"max_halo": 0}, "max_halo 0"),
         ({"connectivity": 8}, "connectivity is 8"),
     ):
         with pytest.raises(ConfigError, match=words):
