@@ -4,15 +4,25 @@ Pieces are elements 0..N-1, block after block (`element_offsets`); a seam gives 
 depend on the order of pairs or elements, because the representative of a class is its smallest element, and neither do
 the ids, because they are ranked by the first voxel in the volume. So any blocks give the ids of a whole-volume run.
 
-Memory beside the input: 8 bytes per element in `components_of`, at most 56 in `final_ids` (no two elements in one
-class). A billion pieces take about 64 GB on the machine that merges; beyond that the merge itself has to be cut.
+`components_of` holds 8 bytes per element beside its pairs. The classes of a whole volume are found in two sweeps over
+slabs of blocks (`FinalIds`), with about 60 bytes for each piece of two slabs; the rest lies on a shelf.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+DROPPED = -1
+"""In place of a first voxel: of objects that are filtered out, or that go on in the next slab."""
 
 
 def element_offsets(block_counts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -49,31 +59,203 @@ def components_of(count: int, pairs: NDArray[np.int64]) -> tuple[NDArray[np.int6
     return classes, number
 
 
-def final_ids(
-    first_voxel: NDArray[np.int64], size: NDArray[np.int64], pairs: NDArray[np.int64], *, min_size: int = 0
-) -> NDArray[np.uint64]:
-    """Id in the whole volume of each element: 1..N without gaps, by the first voxel in raster order.
+class Shelf(Protocol):
+    """Where a merge puts down what it cannot hold: arrays by name, each taken once or more."""
+
+    def put(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Put arrays down under a name that is not taken yet."""
+
+    def take(self, name: str) -> Mapping[str, NDArray[Any]]:
+        """The arrays under a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """Pieces of a run of blocks that touch only each other and those of the next slab.
+
+    first : (n,) int64, flat index in the volume of the first voxel of each piece, block after block.
+    size : (n,) int64, voxels of each piece.
+    excluded : (n,) bool, pieces whose whole object is to be dropped.
+    offsets : (B + 1,) first piece of each block, and n (`element_offsets`).
+    inner : (M, 2) pairs of pieces of this slab that belong together.
+    ahead : (L, 3) a piece of this slab, and what it belongs together with: block of the next slab (0..), piece of it.
+    """
+
+    first: Ints
+    size: Ints
+    excluded: NDArray[np.bool_]
+    offsets: Ints
+    inner: Ints
+    ahead: Ints
+
+
+class FinalIds:
+    """Ids in the whole volume of all pieces: 1..N without gaps, by the first voxel in raster order.
+
+    One sweep over the slabs joins pieces and carries on only the classes that the next slab touches; what ends is an
+    object, and its first voxel is put down in a bucket of its part of the volume. The buckets are sorted one by one,
+    and a sweep back hands every piece its id. So two slabs and one bucket are held, however many there are.
 
     Parameters
     ----------
-    first_voxel : (count,) int64, flat index in the volume of the first voxel of each element.
-    size : (count,) int64, voxels of each element.
-    pairs : (M, 2) elements that belong together.
-    min_size : objects of fewer voxels, all their elements together, get id 0; the others are ranked without them.
+    slabs, number : the slabs in order, looked at once, and how many they are.
+    voxels : of the volume.
+    min_size : objects of fewer voxels, all their pieces together, get id 0; the others are ranked without them.
 
-    Returns
-    -------
-    (count,) uint64. Without a filter it is the label that `scipy.ndimage.label` gives on the whole volume.
+    Attributes
+    ----------
+    count : N. Without a filter the ids are the labels that `scipy.ndimage.label` gives on the whole volume.
     """
-    classes, number = components_of(len(first_voxel), pairs)
-    class_size = np.zeros(number, np.int64)
-    np.add.at(class_size, classes, size)
-    class_first = np.full(number, np.iinfo(np.int64).max)
-    np.minimum.at(class_first, classes, first_voxel)
-    kept = np.flatnonzero(class_size >= min_size)
-    ids = np.zeros(number, np.uint64)
-    ids[kept[np.argsort(class_first[kept], kind="stable")]] = np.arange(1, len(kept) + 1, dtype=np.uint64)
-    return ids[classes]
+
+    def __init__(self, slabs: Iterable[Slab], number: int, shelf: Shelf, *, voxels: int, min_size: int = 0) -> None:
+        self._shelf, self._slabs, self._min_size = shelf, number, min_size
+        self._width = max(1, -(-voxels // max(1, self._slabs)))
+        self._waiting: dict[int, list[str]] = {}
+        self._sweep(slabs)
+        self._before = self._sort_buckets()
+        self.count = int(self._before[-1])
+
+    def _sweep(self, slabs: Iterable[Slab]) -> None:
+        carried_first = carried_size = np.zeros(0, np.int64)
+        carried_excluded = np.zeros(0, np.bool_)
+        touched = np.zeros((0, 3), np.int64)
+        for number, slab in enumerate(slabs):
+            pieces = len(slab.first)
+            back = np.stack((pieces + touched[:, 0], slab.offsets[touched[:, 1]] + touched[:, 2]), axis=1)
+            classes, count = components_of(pieces + len(carried_first), np.concatenate((slab.inner, back)))
+            size = np.zeros(count, np.int64)
+            np.add.at(size, classes, np.concatenate((slab.size, carried_size)))
+            first = np.full(count, np.iinfo(np.int64).max)
+            np.minimum.at(first, classes, np.concatenate((slab.first, carried_first)))
+            onward = np.unique(classes[slab.ahead[:, 0]])
+            excluded = np.zeros(count, np.bool_)
+            excluded[classes[np.concatenate((slab.excluded, carried_excluded))]] = True
+            first_of_ended = np.where((size >= self._min_size) & ~excluded, first, DROPPED)
+            first_of_ended[onward] = DROPPED
+            self._put_down(number, first_of_ended[first_of_ended != DROPPED])
+            self._shelf.put(
+                f"slab-{number}",
+                {
+                    "classes": classes.astype(np.uint32 if count < 2**32 else np.int64),
+                    "pieces": np.array(pieces),
+                    "first": first_of_ended,
+                    "onward": onward,
+                },
+            )
+            carried_first, carried_size, carried_excluded = first[onward], size[onward], excluded[onward]
+            touched = slab.ahead.copy()
+            touched[:, 0] = np.searchsorted(onward, classes[slab.ahead[:, 0]])
+
+    def _put_down(self, slab: int, first: Ints) -> None:
+        """Put the first voxels of objects that end in a slab into the buckets of their parts of the volume."""
+        first = np.sort(first)
+        for bucket, rows in _runs(first // self._width):
+            name = f"first-{bucket}-{slab}"
+            self._shelf.put(name, {"first": first[rows]})
+            self._waiting.setdefault(bucket, []).append(name)
+
+    def _sort_buckets(self) -> Ints:
+        """Sort every bucket; returns the number of objects before each, and their total."""
+        counts = np.zeros(self._slabs, np.int64)
+        for bucket, names in self._waiting.items():
+            first = np.sort(np.concatenate([self._shelf.take(name)["first"] for name in names]))
+            self._shelf.put(f"sorted-{bucket}", {"first": first})
+            counts[bucket] = len(first)
+        return element_offsets(counts)
+
+    def __iter__(self) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+        """Each slab's number and the (n,) ids of its pieces, the last slab first."""
+        above = np.zeros(0, np.uint64)
+        for number in range(self._slabs - 1, -1, -1):
+            part = self._shelf.take(f"slab-{number}")
+            ids = self._ids(part["first"])
+            ids[part["onward"]] = above
+            ids = ids[part["classes"]]
+            pieces = int(part["pieces"])
+            above = ids[pieces:]
+            yield number, ids[:pieces]
+
+    def _ids(self, first: Ints) -> NDArray[np.uint64]:
+        """Ids of objects by their first voxel, 0 of those that were dropped."""
+        ids = np.zeros(len(first), np.uint64)
+        order = np.argsort(first, kind="stable")[np.count_nonzero(first == DROPPED) :]
+        for bucket, rows in _runs(first[order] // self._width):
+            known = self._shelf.take(f"sorted-{bucket}")["first"]
+            ids[order[rows]] = self._before[bucket] + np.searchsorted(known, first[order[rows]]) + 1
+        return ids
+
+
+class KeptValues:
+    """Which values of an input that is labels are kept, whatever blocks they lie in; they keep their number.
+
+    Parameters
+    ----------
+    tables : of the pieces of each slab: values (n,) uint64, voxels (n,) int64, and whether their whole object is to be
+        dropped (n,) bool; looked at once, in order.
+    number : how many slabs there are.
+    min_size : as in `FinalIds`.
+
+    Attributes
+    ----------
+    count, largest : of the values kept; 0 where there is none.
+    """
+
+    def __init__(
+        self,
+        tables: Iterable[tuple[NDArray[np.uint64], Ints, NDArray[np.bool_]]],
+        number: int,
+        shelf: Shelf,
+        *,
+        min_size: int = 0,
+    ) -> None:
+        self._shelf, self._slabs = shelf, number
+        waiting: dict[int, list[str]] = {}
+        for slab, (values, sizes, excluded) in enumerate(tables):
+            shelf.put(f"slab-{slab}", {"value": values})
+            for bucket, rows in self._buckets(values):
+                name = f"value-{bucket}-{slab}"
+                shelf.put(name, _totals(values[rows], sizes[rows], excluded[rows]))
+                waiting.setdefault(bucket, []).append(name)
+        self.count = self.largest = 0
+        for bucket, names in waiting.items():
+            parts = [shelf.take(name) for name in names]
+            total = _totals(*(np.concatenate([part[key] for part in parts]) for key in ("value", "size", "excluded")))
+            kept = total["value"][(total["size"] >= min_size) & ~total["excluded"]]
+            shelf.put(f"kept-{bucket}", {"value": kept})
+            self.count += len(kept)
+            self.largest = max(self.largest, int(kept.max(initial=0)))
+
+    def __iter__(self) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+        """Each slab's number and the (n,) values of its pieces, 0 where they are dropped."""
+        for number in range(self._slabs):
+            values = np.array(self._shelf.take(f"slab-{number}")["value"])
+            for bucket, rows in self._buckets(values):
+                kept = self._shelf.take(f"kept-{bucket}")["value"]
+                values[rows[~np.isin(values[rows], kept)]] = 0
+            yield number, values
+
+    def _buckets(self, values: NDArray[np.uint64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+        bucket = values % np.uint64(max(1, self._slabs))
+        order = np.argsort(bucket, kind="stable")
+        return ((number, order[rows]) for number, rows in _runs(bucket[order]))
+
+
+def _runs(values: NDArray[Any]) -> Iterator[tuple[int, slice]]:
+    """The different values of a sorted array, and where each stands."""
+    ends = np.flatnonzero(values[1:] != values[:-1]) + 1
+    edges = [0, *ends.tolist(), len(values)] if len(values) else []
+    for start, stop in pairwise(edges):
+        yield int(values[start]), slice(start, stop)
+
+
+def _totals(values: NDArray[np.uint64], sizes: Ints, excluded: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """The different values, the voxels of each, and whether any of its pieces is excluded."""
+    present, inverse = np.unique(values, return_inverse=True)
+    total = np.zeros(len(present), np.int64)
+    np.add.at(total, inverse, sizes)
+    is_excluded = np.zeros(len(present), np.bool_)
+    is_excluded[inverse[excluded]] = True
+    return {"value": present, "size": total, "excluded": is_excluded}
 
 
 @njit(cache=True, nogil=True)

@@ -25,10 +25,10 @@ from chunkflow.errors import IntegrityError, NotANumberError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.geometry.scale import Scale
-from chunkflow.stages.base import BlockStep, MergeStep, Record, Region, View, boxes_of_chain
+from chunkflow.stages.base import BlockStep, MergeStep, Record, Region, ShelvingMerge, View, boxes_of_chain
 from chunkflow.storage.files import object_sizes
 from chunkflow.storage.layout import objects_of
-from chunkflow.storage.records import RecordFolder, merged_path, read_record, record_path, write_record
+from chunkflow.storage.records import RecordFolder, merged_path, read_record, record_path, shelf_in, write_record
 from chunkflow.storage.volume import Volume, open_array
 
 
@@ -64,7 +64,7 @@ class Job:
 
     name: str
     steps: tuple[BlockStep, ...]
-    merge: MergeStep | None
+    merge: MergeStep | ShelvingMerge | None
     grid: Grid
     reads: Mapping[str, Source]
     writes: Mapping[str, Source]
@@ -118,10 +118,12 @@ def peak_rss() -> int:
 
 def _run_merge(job: Job) -> tuple[tuple[int, ...], int]:
     assert job.merge is not None
-    merged = job.merge.run(_records(job), _values(job, None))
-    _check_epoch(job)
     folder = Path(job.records)
-    sizes = [write_record(record_path(folder, block), part) for block, part in merged.parts]
+    with shelf_in(folder) as shelf:
+        more = (shelf,) if getattr(job.merge, "shelves", False) else ()
+        merged = job.merge.run(_records(job), _values(job, None), *more)
+        _check_epoch(job)
+        sizes = [write_record(record_path(folder, block), part) for block, part in merged.parts]
     return (len(sizes), sum(sizes)), write_record(merged_path(folder), merged.values)
 
 

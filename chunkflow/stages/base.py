@@ -31,6 +31,7 @@ from chunkflow.geometry.box import Box, Triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.geometry.scale import Scale
 from chunkflow.kernels import resample
+from chunkflow.kernels.union import Shelf
 
 Record = Mapping[str, NDArray[Any]]
 """Small arrays that one unit leaves for a merge, by name."""
@@ -119,6 +120,19 @@ class MergeStep(Protocol):
         """Peak bytes of the merge over that many blocks, as far as can be said before."""
 
 
+class ShelvingMerge(Protocol):
+    """A merge of more than a worker holds: it puts down what it does not need at the time."""
+
+    version: ClassVar[int]
+    shelves: ClassVar[bool]  # True
+
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record], shelf: Shelf) -> Merged:
+        """Merge the records of the passes in `Draft.needs`; the shelf is gone once the parts are taken."""
+
+    def working_bytes(self, blocks: int) -> int:
+        """As in `MergeStep`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Merged:
     """Result of a merge: values for everybody, and parts of which each block is given its own."""
@@ -157,11 +171,39 @@ class Draft:
     name: str
     grid: Grid
     steps: tuple[BlockStep, ...] = ()
-    merge: MergeStep | None = None
+    merge: MergeStep | ShelvingMerge | None = None
     writes: tuple[ArraySpec, ...] = ()
     needs: tuple[str, ...] = ()
     constants: Record = field(default_factory=dict)
     tiled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelImage:
+    """Another channel of the input, on the input's grid.
+
+    array : the name it is read by
+    dtype : of its voxels
+    name : in the names of columns
+    """
+
+    array: str
+    dtype: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionImage:
+    """Parent regions on the input's grid.
+
+    array : the name that the label image is read by, "" where the regions are polygons
+    polygons : fields of `kernels.polygons.Polygons`, empty where they are a label image
+    names : of the regions 1, 2 ..., empty where they have none
+    """
+
+    array: str = ""
+    polygons: Record = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +227,7 @@ class Flow:
     expansion : how many times the specimen was swollen; scales are those of the specimen before that
     channel, channel_number, optics : which channel of the image it is, and what the image's metadata says of its
         optics (see `storage.volume`)
+    channels, regions : what `measure` names beside the input
     facts : what stages decided while planning, for people; warnings : sentences for the user
     """
 
@@ -218,6 +261,8 @@ class Flow:
     channel: str = ""
     channel_number: int = 0
     optics: Mapping[str, Any] = field(default_factory=dict)
+    channels: tuple[ChannelImage, ...] = ()
+    regions: RegionImage | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

@@ -2,17 +2,18 @@
 
     label          components of a core, provisional ids from 1; for topology also its 6-connected regions of anything
     seams          per block: which of its components and regions touch those of its 13 forward neighbours
-    label-merge    union-find -> final ids in raster order of the first voxel, filtered, ranked again
+    label-merge    union-find, slab by slab -> final ids in raster order of the first voxel, without filtered ones
     regions-merge  region graph -> components, cavities and what fills them, per object
     relabel        provisional -> final labels, and the same with cavities filled
 
 A seam is decided from the boundary planes that the label pass recorded: no voxel is read twice.
-Stops working where the tables of all components (about 100 bytes each) do not fit one worker's memory.
+Stops working where the regions of all blocks (about 150 bytes each) do not fit one worker's memory: those are what
+cavities and loops are counted by. Without skeleton and measure there is no such limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any, ClassVar, Literal
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 
 from chunkflow.errors import ConfigError, InputError
 from chunkflow.geometry.box import Box, Triple
-from chunkflow.kernels import components, contact, topology, union
-from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Merged, Output, Record, View, host, iterate
+from chunkflow.kernels import components, contact, topology
+from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Output, Record, View, host
+from chunkflow.stages.label_merge import MergeLabels, MergeRegions
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.scan import is_inside
 
@@ -94,6 +96,7 @@ class Components:
     array: str
     connectivity: int
     topology: bool
+    clear_border: bool
 
     version: ClassVar[int] = 1
     produces: ClassVar[tuple[str, ...]] = ("provisional", "pieces")
@@ -111,6 +114,8 @@ class Components:
             "size": table.size,
             "value": table.value,
         }
+        if self.clear_border:
+            record["excluded"] = _at_border(labels, len(table), view)
         if len(table):
             record |= _prefixed("component_", contact.shell(labels))
         if not self.topology:
@@ -127,6 +132,16 @@ class Components:
 
     def working_bytes(self, out: Triple) -> int:
         return (20 if self.topology else 14) * prod(out)  # 17 and 11 measured on noise of 10^5 objects
+
+
+def _at_border(labels: NDArray[np.uint32], count: int, view: View) -> NDArray[np.bool_]:
+    """Which components of a core touch a side of the volume; an axis one voxel long has none."""
+    found = np.zeros(count + 1, np.bool_)
+    for axis, sides in enumerate(view.grid.sides(view.block)):
+        for end, is_side in zip((0, -1), sides, strict=True):
+            if is_side and view.shape[axis] > 1:
+                found[labels.take(end, axis=axis)] = True
+    return found[1:]
 
 
 def _prefixed(prefix: str, planes: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,109 +209,6 @@ def _rows(pairs: Pairs, neighbour: int) -> Pairs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MergeLabels:
-    """Final ids. `keep_ids`: the input's own labels stay, and filters leave gaps."""
-
-    min_voxels: int
-    keep_ids: bool
-
-    version: ClassVar[int] = 1
-
-    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        tables = [{name: record[name] for name in ("first", "size", "value")} for record in iterate(records["label"])]
-        offsets = union.element_offsets(np.array([len(table["first"]) for table in tables], np.int64))
-        size = _joined(tables, "size", np.int64)
-        if self.keep_ids:
-            final = _kept(_joined(tables, "value", np.uint64), size, self.min_voxels)
-        else:
-            pairs = _global_pairs(records["seams"], "components", offsets)
-            final = union.final_ids(_joined(tables, "first", np.int64), size, pairs, min_size=self.min_voxels)
-        present = np.unique(final[final > 0])
-        largest = int(present[-1]) if len(present) else 0
-        parts = ((b, {"ids": _table(final[offsets[b] : offsets[b + 1]])}) for b in range(len(tables)))
-        return Merged({"count": np.array([len(present)]), "largest": np.array([largest], np.uint64)}, parts)
-
-    def working_bytes(self, blocks: int) -> int:
-        return 4096 * blocks
-
-
-def _joined(tables: Sequence[Record], name: str, dtype: type) -> NDArray[Any]:
-    return np.concatenate([np.zeros(0, dtype), *(table[name] for table in tables)])
-
-
-def _table(final: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Final id by provisional id, 0 for 0."""
-    return np.concatenate([np.zeros(1, np.uint64), final])
-
-
-def _kept(value: NDArray[np.uint64], size: NDArray[np.int64], min_voxels: int) -> NDArray[np.uint64]:
-    present, inverse = np.unique(value, return_inverse=True)
-    total = np.zeros(len(present), np.int64)
-    np.add.at(total, inverse, size)
-    return np.where(total >= min_voxels, present, np.uint64(0))[inverse].astype(np.uint64)
-
-
-def _global_pairs(seams: Sequence[Record], name: str, offsets: NDArray[np.int64]) -> Pairs:
-    """Seam rows of all blocks as pairs of elements."""
-    pairs = [np.zeros((0, 2), np.int64)]
-    for block, record in enumerate(iterate(seams)):
-        rows = record[name]
-        pairs.append(np.stack((offsets[block] + rows[:, 0] - 1, offsets[rows[:, 1]] + rows[:, 2] - 1), axis=1))
-    return np.concatenate(pairs)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergeRegions:
-    """Components and cavities per object, and which label fills which region."""
-
-    version: ClassVar[int] = 1
-
-    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        value, border, contacts, links, offsets = self._regions(records)
-        same = value[contacts[:, 0]] == value[contacts[:, 1]]
-        # Components that the filters took are background now: their regions join the background's.
-        region, number = union.components_of(len(value), contacts[same])
-        merged_value = np.zeros(number, np.uint64)
-        merged_value[region] = value
-        merged_border = np.zeros(number, bool)
-        np.logical_or.at(merged_border, region, border)
-        links = links[(value[links[:, 0]] == value[links[:, 1]]) & (value[links[:, 0]] != 0)]
-        found = topology.object_topology(
-            merged_value, merged_border, _unique(region[contacts[~same]]), _unique(region[links])
-        )
-        fill = found.fill[region]
-        columns = {name: getattr(found, name) for name in ("label", "b0", "b0_filled", "b2", "b2_open")}
-        parts = ((b, {"fill": _table(fill[offsets[b] : offsets[b + 1]])}) for b in range(len(offsets) - 1))
-        return Merged(columns, parts)
-
-    @staticmethod
-    def _regions(records: Mapping[str, Sequence[Record]]) -> tuple[Any, Any, Pairs, Pairs, Any]:
-        """Value, border flag, face contacts and 26-links of the regions of all blocks, and each block's first."""
-        value, border, contacts, links = [], [], [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]
-        counts = []
-        start = 0
-        for block, record in enumerate(iterate(records["label"])):
-            ids = records["label-merge"][block]["ids"]
-            value.append(ids[record["region_value"].astype(np.int64)])
-            border.append(record["region_border"])
-            contacts.append(record["region_adjacency"].astype(np.int64) - 1 + start)
-            links.append(record["region_links26"].astype(np.int64) - 1 + start)
-            counts.append(len(record["region_value"]))
-            start += counts[-1]
-        offsets = union.element_offsets(np.array(counts, np.int64))
-        contacts.append(_global_pairs(records["seams"], "faces", offsets))
-        links.append(_global_pairs(records["seams"], "links26", offsets))
-        return np.concatenate(value), np.concatenate(border), np.concatenate(contacts), np.concatenate(links), offsets
-
-    def working_bytes(self, blocks: int) -> int:
-        return 4096 * blocks
-
-
-def _unique(pairs: Pairs) -> Pairs:
-    return np.unique(np.sort(pairs, axis=1), axis=0) if len(pairs) else pairs.reshape(0, 2)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Relabel:
     """Final labels of a core, and the same with cavities filled where `filled`."""
 
@@ -336,11 +248,13 @@ class Label:
     connectivity : 6, 18 or 26
     min_voxels : objects of fewer voxels are dropped, after merging, and the others numbered without them
     min_volume_um3 : the same in um^3; give one of the two
+    clear_border : whether objects that touch a side of the volume are dropped too
     """
 
     connectivity: Literal[6, 18, 26] = 26
     min_voxels: int = 0
     min_volume_um3: float | None = None
+    clear_border: bool = False
 
     key: ClassVar[str] = "label"
 
@@ -364,12 +278,15 @@ class Label:
         grid = flow.grid
         before, needs, array = self._foreground(flow)
         topology = bool(flow.wants & {"skeleton", "measure"})
-        find = Components(array=array, connectivity=self.connectivity, topology=topology)
+        find = Components(
+            array=array, connectivity=self.connectivity, topology=topology, clear_border=self.clear_border
+        )
         writes = [ArraySpec(name="provisional", dtype="uint32")]
         writes += [ArraySpec(name="pieces", dtype="uint32")] if topology else []
         writes += [ArraySpec(name="mask", dtype="uint8")] if "mask" in flow.save and array == "mask" else []
         seams = Seams(connectivity=self.connectivity, topology=topology)
-        ids = MergeLabels(min_voxels=self.smallest(flow.scale.voxel_um), keep_ids=flow.kind == "labels")
+        smallest = self.smallest(flow.scale.voxel_um)
+        ids = MergeLabels(grid=grid, min_voxels=smallest, keep_ids=flow.kind == "labels")
         drafts = [
             Draft(name="label", grid=grid, steps=(*before, find), writes=tuple(writes), needs=needs),
             Draft(name="seams", grid=grid, steps=(seams,), needs=("label",)),

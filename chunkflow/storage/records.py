@@ -9,7 +9,9 @@ to tens of megabytes; a record is read whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
 
@@ -94,3 +96,29 @@ def record_path(folder: Path, index: int) -> Path:
 def merged_path(folder: Path) -> Path:
     """Where the values of a merge lie."""
     return folder / "merged.rec"
+
+
+class RecordShelf:
+    """Records under names of one's own, in a folder that is gone in the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, name: str, arrays: Arrays) -> None:
+        """Put arrays down under a name that is not taken yet."""
+        write_record(self._folder / f"{name}.rec", arrays)
+
+    def take(self, name: str) -> Arrays:
+        """The arrays under a name."""
+        return read_record(self._folder / f"{name}.rec")
+
+
+@contextmanager
+def shelf_in(folder: Path) -> Iterator[RecordShelf]:
+    """A shelf inside a folder of records, made when it is first used. What a killed process left is emptied first."""
+    path = folder / "shelf"
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        yield RecordShelf(path)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

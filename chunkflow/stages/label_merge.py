@@ -1,0 +1,187 @@
+"""The two merges of labels: pieces of all blocks become objects, and regions become components and cavities.
+
+label-merge    union-find, slab by slab -> final ids in raster order of the first voxel, without filtered ones
+regions-merge  region graph -> components, cavities and what fills them, per object
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkflow.geometry.grid import Grid
+from chunkflow.kernels import topology, union
+from chunkflow.stages.base import Merged, Record, iterate
+
+Pairs = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeLabels:
+    """Final ids. `keep_ids`: the input's own labels stay, and filters leave gaps."""
+
+    grid: Grid
+    min_voxels: int
+    keep_ids: bool
+
+    version: ClassVar[int] = 2
+    shelves: ClassVar[bool] = True
+
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record], shelf: union.Shelf) -> Merged:
+        slabs = _Slabs(records["label"], records.get("seams", ()), blocks_of_slab(self.grid))
+        found: union.FinalIds | union.KeptValues
+        number = len(slabs)
+        if self.keep_ids:
+            found = union.KeptValues(map(slabs.values, range(number)), number, shelf, min_size=self.min_voxels)
+            largest = found.largest
+        else:
+            pieces = map(slabs.pieces, range(number))
+            found = union.FinalIds(pieces, number, shelf, voxels=prod(self.grid.shape), min_size=self.min_voxels)
+            largest = found.count
+        parts = (
+            (block, {"ids": _table(ids[start:stop])})
+            for number, ids in found
+            for block, start, stop in slabs.blocks(number)
+        )
+        return Merged({"count": np.array([found.count]), "largest": np.array([largest], np.uint64)}, parts)
+
+    def working_bytes(self, blocks: int) -> int:
+        return 4096 * min(blocks, 2 * blocks_of_slab(self.grid))
+
+
+SLAB_BLOCKS = 64
+"""Blocks of a slab, at least: fewer would make many small files."""
+
+
+def blocks_of_slab(grid: Grid) -> int:
+    """Blocks one after the other that touch none beyond the next so many: a layer of the grid, or several thin ones."""
+    z, y, x = grid.counts
+    layer = y * x if z > 1 else x if y > 1 else 1
+    return layer * -(-SLAB_BLOCKS // layer)
+
+
+class _Slabs:
+    """The components of all blocks, slab by slab."""
+
+    def __init__(self, labels: Sequence[Record], seams: Sequence[Record], step: int) -> None:
+        self._labels, self._seams, self._step = labels, seams, step
+        self._counts = np.zeros(len(labels), np.int64)
+
+    def __len__(self) -> int:
+        return -(-len(self._labels) // self._step)
+
+    def pieces(self, number: int) -> union.Slab:
+        """A slab as the union-find sees it."""
+        tables, offsets = self._tables(number)
+        first_block = number * self._step
+        inner, ahead = [np.zeros((0, 2), np.int64)], [np.zeros((0, 3), np.int64)]
+        for block in range(len(offsets) - 1):
+            rows = self._seams[first_block + block]["components"]
+            here = offsets[block] + rows[:, 0] - 1
+            there = rows[:, 1] - first_block
+            is_inner = there < self._step
+            inner.append(np.stack((here[is_inner], offsets[there[is_inner]] + rows[is_inner, 2] - 1), axis=1))
+            ahead.append(np.stack((here[~is_inner], there[~is_inner] - self._step, rows[~is_inner, 2] - 1), axis=1))
+        first, size = (_joined(tables, name, np.int64) for name in ("first", "size"))
+        return union.Slab(first, size, _excluded(tables), offsets, np.concatenate(inner), np.concatenate(ahead))
+
+    def values(self, number: int) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Value, voxels and exclusion of the components of a slab."""
+        tables, _ = self._tables(number)
+        return _joined(tables, "value", np.uint64), _joined(tables, "size", np.int64), _excluded(tables)
+
+    def _tables(self, number: int) -> tuple[list[Record], NDArray[np.int64]]:
+        """The tables of a slab's blocks, and the first component of each."""
+        span = range(number * self._step, min((number + 1) * self._step, len(self._labels)))
+        tables = [_table_of(self._labels[block]) for block in span]
+        self._counts[span.start : span.stop] = [len(table["first"]) for table in tables]
+        return tables, union.element_offsets(self._counts[span.start : span.stop])
+
+    def blocks(self, number: int) -> Iterator[tuple[int, int, int]]:
+        """Each block of a slab that was read, and where its components begin and end."""
+        first = number * self._step
+        offsets = union.element_offsets(self._counts[first : first + self._step])
+        return ((first + b, int(offsets[b]), int(offsets[b + 1])) for b in range(len(offsets) - 1))
+
+
+def _table_of(record: Record) -> Record:
+    return {name: record[name] for name in ("first", "size", "value", "excluded") if name in record}
+
+
+def _excluded(tables: Sequence[Record]) -> NDArray[np.bool_]:
+    flags = [table.get("excluded", np.zeros(len(table["first"]), np.bool_)) for table in tables]
+    return np.concatenate([np.zeros(0, np.bool_), *flags])
+
+
+def _joined(tables: Sequence[Record], name: str, dtype: type) -> NDArray[Any]:
+    return np.concatenate([np.zeros(0, dtype), *(table[name] for table in tables)])
+
+
+def _table(final: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Final id by provisional id, 0 for 0."""
+    return np.concatenate([np.zeros(1, np.uint64), final])
+
+
+def _global_pairs(seams: Sequence[Record], name: str, offsets: NDArray[np.int64]) -> Pairs:
+    """Seam rows of all blocks as pairs of elements."""
+    pairs = [np.zeros((0, 2), np.int64)]
+    for block, record in enumerate(iterate(seams)):
+        rows = record[name]
+        pairs.append(np.stack((offsets[block] + rows[:, 0] - 1, offsets[rows[:, 1]] + rows[:, 2] - 1), axis=1))
+    return np.concatenate(pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeRegions:
+    """Components and cavities per object, and which label fills which region."""
+
+    version: ClassVar[int] = 1
+
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
+        value, border, contacts, links, offsets = self._regions(records)
+        same = value[contacts[:, 0]] == value[contacts[:, 1]]
+        # Components that the filters took are background now: their regions join the background's.
+        region, number = union.components_of(len(value), contacts[same])
+        merged_value = np.zeros(number, np.uint64)
+        merged_value[region] = value
+        merged_border = np.zeros(number, bool)
+        np.logical_or.at(merged_border, region, border)
+        links = links[(value[links[:, 0]] == value[links[:, 1]]) & (value[links[:, 0]] != 0)]
+        found = topology.object_topology(
+            merged_value, merged_border, _unique(region[contacts[~same]]), _unique(region[links])
+        )
+        fill = found.fill[region]
+        columns = {name: getattr(found, name) for name in ("label", "b0", "b0_filled", "b2", "b2_open")}
+        parts = ((b, {"fill": _table(fill[offsets[b] : offsets[b + 1]])}) for b in range(len(offsets) - 1))
+        return Merged(columns, parts)
+
+    @staticmethod
+    def _regions(records: Mapping[str, Sequence[Record]]) -> tuple[Any, Any, Pairs, Pairs, Any]:
+        """Value, border flag, face contacts and 26-links of the regions of all blocks, and each block's first."""
+        value, border, contacts, links = [], [], [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]
+        counts = []
+        start = 0
+        for block, record in enumerate(iterate(records["label"])):
+            ids = records["label-merge"][block]["ids"]
+            value.append(ids[record["region_value"].astype(np.int64)])
+            border.append(record["region_border"])
+            contacts.append(record["region_adjacency"].astype(np.int64) - 1 + start)
+            links.append(record["region_links26"].astype(np.int64) - 1 + start)
+            counts.append(len(record["region_value"]))
+            start += counts[-1]
+        offsets = union.element_offsets(np.array(counts, np.int64))
+        contacts.append(_global_pairs(records["seams"], "faces", offsets))
+        links.append(_global_pairs(records["seams"], "links26", offsets))
+        return np.concatenate(value), np.concatenate(border), np.concatenate(contacts), np.concatenate(links), offsets
+
+    def working_bytes(self, blocks: int) -> int:
+        return 4096 * blocks
+
+
+def _unique(pairs: Pairs) -> Pairs:
+    return np.unique(np.sort(pairs, axis=1), axis=0) if len(pairs) else pairs.reshape(0, 2)
