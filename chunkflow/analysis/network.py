@@ -116,14 +116,14 @@ def network_columns(nodes: Columns, branches: Columns) -> dict[str, NDArray[Any]
     degree = nodes["degree"]
     of_branch = of_node[branches["node_a"]]
     length = np.asarray(branches["length_um"], np.float64)
-    component = _components(branches["node_a"], branches["node_b"], len(degree))
+    component = components_of(branches["node_a"], branches["node_b"], len(degree))
     pieces = int(component.max(initial=-1)) + 1
     of_piece = np.zeros(pieces, np.int64)
     of_piece[component] = of_node
     piece_length = np.bincount(component[branches["node_a"]], weights=length, minlength=pieces)
     longest = np.zeros(rows)
     np.maximum.at(longest, of_piece, piece_length)
-    total = np.bincount(of_branch, weights=length, minlength=rows)  # in the order of the branches: any blocks, one sum
+    total = np.bincount(of_branch, weights=length, minlength=rows).astype(np.float64)  # in the order of the branches: any blocks, one sum
     count = np.bincount(of_branch, minlength=rows)
     nodes_of = np.bincount(of_node, minlength=rows)
     components = np.bincount(of_piece, minlength=rows)
@@ -145,8 +145,13 @@ def network_columns(nodes: Columns, branches: Columns) -> dict[str, NDArray[Any]
         "degree_mean": 2 * count / nodes_of,
         "branch_length_mean_um": _ratio(total, count),
         "phi": _ratio(longest, total),
-        "length_share": _ratio(total, np.full(rows, float(length.sum()))),
+        "length_share": length_shares(total),
     }
+
+
+def length_shares(length_um: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each object's share of the length of all of them, NaN where there is none."""
+    return _ratio(length_um, np.full(len(length_um), float(length_um.sum())))
 
 
 def graph_metrics(node_a: Ints, node_b: Ints, nodes: int, *, seed: int = 0) -> GraphMetrics:
@@ -210,7 +215,8 @@ def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
     return np.asarray(np.divide(part, whole, out=np.full(len(part), nan), where=whole > 0))
 
 
-def _components(node_a: Ints, node_b: Ints, nodes: int) -> Ints:
+def components_of(node_a: Ints, node_b: Ints, nodes: int) -> Ints:
+    """(V,) the connected component of each node, from 0; by the ends of the branches."""
     if nodes == 0:
         return np.zeros(0, np.int64)
     ones = np.ones(len(node_a), np.int8)

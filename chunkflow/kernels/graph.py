@@ -72,7 +72,7 @@ class Nodes:
 class SkeletonGraph:
     """A multigraph of V nodes and E branches, each a chain of voxels.
 
-    Nodes are ordered by position (z, y, x), then by `first`; branches by (`node_a`, `node_b`, second voxel of the
+    Nodes are ordered by label, then by position (z, y, x), then by `first`; branches by (`node_a`, `node_b`, second voxel of the
     chain), with `node_a <= node_b`. A chain runs from `node_a` to `node_b`, a self-loop from its smaller end, or
     towards its smaller second voxel where both ends are one voxel.
 
@@ -149,7 +149,7 @@ def ordered(*, shape: Shape, nodes: Nodes, ends: Ints, offsets: Ints, points: In
     ends : (E, 2) int64, the node at the first and at the last point of each chain; the rest as in `SkeletonGraph`.
     """
     z, y, x = nodes.position.T
-    order = np.lexsort((nodes.first, x, y, z))
+    order = np.lexsort((nodes.first, x, y, z, nodes.label))
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     a, b = rank[ends].reshape(-1, 2).T

@@ -12,6 +12,7 @@ are held in memory, 24 bytes a point.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -49,14 +50,17 @@ def slices(run: RunFacts) -> str:
             width = 2 if min(first.voxel_um) > PIXELS_OF_THICK * cut.pixel_um else 1
             stack.append(("outlines", pictures.outlines(labels, width=width, fill=0.0 if light else 0.45)))
     near_um = _near_um(run, first.voxel_um)
-    graph = run.values("graph") if run.numbers.get("objects") != 0 else None
-    if graph is not None:
+    has_graph = run.numbers.get("objects") != 0 and run.values("graph") is not None
+    if has_graph:
         for cut, stack in zip(cuts, layers, strict=True):
-            lines = pictures.curves(cut, graph["curves.points_um"], graph["curves.offsets"], near_um=near_um)
-            stack.append(("curves", lines))
+            drawn = (
+                pictures.curves(cut, part.curves["points_um"], part.curves["offsets"], near_um=near_um)
+                for part in result.graph_parts
+            )
+            stack.append(("curves", reduce(np.maximum, drawn)))
     figure = _figure(cuts, layers)
-    shown = _caption(cuts, first, window if light is not None else None, near_um if graph is not None else None)
-    return _switches(objects is not None, graph is not None, len(cuts) > 1) + figure + shown
+    shown = _caption(cuts, first, window if light is not None else None, near_um if has_graph else None)
+    return _switches(objects is not None, has_graph, len(cuts) > 1) + figure + shown
 
 
 def _levels(volume: ResultVolume | None) -> list[Volume]:

@@ -7,12 +7,13 @@ before the first move, so a kill half-way is finished by the next run.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
 from chunkflow.geometry.scale import Scale
@@ -20,8 +21,9 @@ from chunkflow.plan.pipeline import SAVED
 from chunkflow.plan.plan import Plan
 from chunkflow.run.journal import Journal
 from chunkflow.run.places import LABEL_NAMES, Places, target_of
+from chunkflow.stages.graph import GraphTables, graph_part
 from chunkflow.storage import graphs, omezarr, tables
-from chunkflow.storage.records import merged_path, read_record
+from chunkflow.storage.records import RecordFolder, merged_path, read_record
 
 GRAPHML_EDGES = 10**6
 SWC_OBJECTS = 10**4
@@ -29,6 +31,8 @@ TABLES = {  # and the merges they come from
     "objects": "objects",
     "contacts": "contacts",
     "networks": "networks",
+    "regions": "regions",
+    "seams": "segment-seams",
     "nodes": "graph",
     "branches": "graph",
 }
@@ -119,17 +123,23 @@ def _write_tables(plan: Plan, places: Places) -> None:
     for table, source in TABLES.items():
         for stale in folder.glob(f"{table}.*") if source not in names else ():
             stale.unlink()
-    for table in ("objects", "contacts", "networks"):
-        if table in names:
-            tables.write_table(folder, table, read_record(merged_path(places.records(table))))
+    for table in ("objects", "contacts", "networks", "seams"):
+        if TABLES[table] in names:
+            tables.write_table(folder, table, read_record(merged_path(places.records(TABLES[table]))))
+    regions = read_record(merged_path(places.records("regions"))) if "regions" in names else {}
+    if regions:
+        tables.write_table(folder, "regions", _columns(regions, "regions"))
     if "graph" not in names:
         _remove_graph(graph)
         return
-    merged = read_record(merged_path(places.records("graph")))
-    nodes, branches, curves = (_columns(merged, table) for table in ("nodes", "branches", "curves"))
-    tables.write_table(folder, "nodes", nodes)
-    tables.write_table(folder, "branches", branches)
-    _write_graph(graph, nodes, branches, curves)
+    parts = StoredParts(
+        RecordFolder(places.records("graph-parts"), plan.pass_named("graph-parts").units),
+        read_record(merged_path(places.records("graph"))),
+        {table: _columns(regions, table) for table in ("nodes", "branches")},
+    )
+    tables.write_table_parts(folder, "nodes", (part.nodes for part in parts))
+    tables.write_table_parts(folder, "branches", (part.branches for part in parts))
+    _write_graph(graph, parts)
 
 
 def _columns(merged: Columns, table: str) -> dict[str, NDArray[Any]]:
@@ -137,14 +147,46 @@ def _columns(merged: Columns, table: str) -> dict[str, NDArray[Any]]:
     return {name[len(start) :]: column for name, column in merged.items() if name.startswith(start)}
 
 
-def _write_graph(folder: Path, nodes: Columns, branches: Columns, curves: dict[str, NDArray[Any]]) -> None:
+class StoredParts(Sequence[GraphTables]):
+    """The parts of a graph, each read when it is asked for.
+
+    beside : more columns of the tables of nodes and branches, rows of all parts
+    """
+
+    def __init__(
+        self, records: RecordFolder, merged: Columns, beside: Mapping[str, Columns] = MappingProxyType({})
+    ) -> None:
+        self._records, self.merged, self._beside = records, merged, beside
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> GraphTables: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[GraphTables]: ...
+    def __getitem__(self, index: int | slice) -> GraphTables | Sequence[GraphTables]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = graph_part(self._records, self.merged, index)
+        more = {}
+        for table, starts in (("nodes", "node_start"), ("branches", "branch_start")):
+            start, stop = self.merged[starts][index : index + 2].tolist()
+            more[table] = {name: values[start:stop] for name, values in self._beside.get(table, {}).items()}
+        return replace(part, nodes={**part.nodes, **more["nodes"]}, branches={**part.branches, **more["branches"]})
+
+
+def _write_graph(folder: Path, parts: StoredParts) -> None:
     """GraphML, SWC and precomputed skeletons, the first two up to the sizes that other programs open."""
     _remove_graph(folder)  # of other settings: SWC has a file per object
-    if len(branches["branch_id"]) <= GRAPHML_EDGES:
-        graphs.write_graphml(folder / "skeleton.graphml", nodes, branches)
-    if len(np.unique(nodes["object_id"])) <= SWC_OBJECTS:
-        graphs.write_swc(folder / "swc", nodes, branches, **curves)
-    graphs.write_precomputed(folder / "precomputed", nodes, branches, **curves)
+    labels = parts.merged["graph_label"]
+    if parts.merged["branch_start"][-1] <= GRAPHML_EDGES:
+        graphs.write_graphml(folder / "skeleton.graphml", parts)
+    if len(labels) <= SWC_OBJECTS:
+        graphs.write_swc(folder / "swc", parts)
+    graphs.write_precomputed(folder / "precomputed", parts, labels)
 
 
 def _remove_graph(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +11,14 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from chunkflow.errors import IncompleteError, InputNotFoundError, UsageError
 from chunkflow.run.journal import Journal
 from chunkflow.run.places import pass_key, run_folder
+from chunkflow.run.publish import StoredParts
 from chunkflow.storage.omezarr import open_volume
-from chunkflow.storage.records import merged_path, read_record
+from chunkflow.storage.records import RecordFolder, merged_path, read_record
 from chunkflow.storage.tables import read_table
 from chunkflow.storage.volume import Volume
 
@@ -119,27 +121,51 @@ class Result:
         return read_table(self.path / "tables", "nodes")
 
     @cached_property
+    def contacts(self) -> pd.DataFrame:
+        """One row per pair of objects that touch."""
+        return read_table(self.path / "tables", "contacts")
+
+    @cached_property
+    def networks(self) -> pd.DataFrame:
+        """One row per object that has a skeleton."""
+        return read_table(self.path / "tables", "networks")
+
+    @cached_property
+    def regions(self) -> pd.DataFrame:
+        """One row per parent region, where `measure` was given regions."""
+        return read_table(self.path / "tables", "regions")
+
+    @cached_property
+    def seams(self) -> pd.DataFrame:
+        """One row per pair of tiles that share a face, where `segment` made the objects."""
+        return read_table(self.path / "tables", "seams")
+
+    @cached_property
     def graph(self) -> nx.MultiGraph[Any]:
         """Everything as a multigraph: nodes by node_id, edges by branch_id with `points` (N, 3) in um."""
-        return self._graph(self.nodes, self.branches)
+        return self._graph(self.nodes, self.branches, range(len(self.graph_parts)))
 
     def graph_of(self, *, objects: Collection[int] | None = None, box_um: Any = None) -> nx.MultiGraph[Any]:
-        """The part of the graph that belongs to some objects, or whose nodes lie in a box.
+        """The part of the graph that belongs to some objects, or whose nodes lie in a box; only that is read.
 
         Parameters
         ----------
         objects : object ids.
         box_um : ((z, y, x), (z, y, x)), lowest and highest corner in um; branches need both ends inside.
         """
-        nodes, branches = self.nodes, self.branches
-        if objects is not None:
-            nodes = nodes[nodes.object_id.isin(list(objects))]
+        wanted = [] if objects is None else [("object_id", "in", [int(label) for label in objects])]
+        inside = []
         if box_um is not None:
-            position = nodes[["z_um", "y_um", "x_um"]].to_numpy()
-            low, high = np.asarray(box_um, float)
-            nodes = nodes[((position >= low) & (position <= high)).all(axis=1)]
-        inside = branches.node_a.isin(nodes.node_id) & branches.node_b.isin(nodes.node_id)
-        return self._graph(nodes, branches[inside])
+            for name, low, high in zip(("z_um", "y_um", "x_um"), *np.asarray(box_um, float).tolist(), strict=True):
+                inside += [(name, ">=", low), (name, "<=", high)]
+        folder = self.path / "tables"
+        nodes = read_table(folder, "nodes", filters=(wanted + inside) or None)
+        own = np.unique(nodes.object_id.to_numpy(np.uint64))
+        branches = read_table(folder, "branches", filters=[("object_id", "in", own.tolist())])
+        branches = branches[branches.node_a.isin(nodes.node_id) & branches.node_b.isin(nodes.node_id)]
+        of_object = np.searchsorted(self.graph_parts.merged["graph_label"], own)
+        parts = np.searchsorted(self.graph_parts.merged["object_start"], of_object, side="right") - 1
+        return self._graph(nodes, branches, np.unique(parts).tolist())
 
     def pass_values(self, name: str) -> dict[str, Any]:
         """What a merge of the run left: a histogram and its threshold, the graph's curves."""
@@ -152,21 +178,24 @@ class Result:
         """Fingerprints of the passes that made this result; a later run that was killed leaves others beside them."""
         return Journal.read(run_folder(self.path) / "journal.jsonl").published_passes
 
-    def _graph(self, nodes: pd.DataFrame, branches: pd.DataFrame) -> nx.MultiGraph[Any]:
-        curves = self.pass_values("graph")
-        points, offsets = curves["curves.points_um"], curves["curves.offsets"]
+    @cached_property
+    def graph_parts(self) -> StoredParts:
+        """Nodes, branches and curves of whole objects, part by part, each read when it is asked for."""
+        merged = self.pass_values("graph")
+        records = run_folder(self.path) / "records" / pass_key("graph-parts", self._passes["graph-parts"])
+        return StoredParts(RecordFolder(records, len(merged["node_start"]) - 1), merged)
+
+    def _graph(self, nodes: pd.DataFrame, branches: pd.DataFrame, parts: Iterable[int]) -> nx.MultiGraph[Any]:
         graph: nx.MultiGraph[Any] = nx.MultiGraph()
         graph.add_nodes_from((row["node_id"], row) for row in nodes.to_dict("records"))
+        curves: dict[int, NDArray[np.float64]] = {}
+        for part in (self.graph_parts[number] for number in parts):
+            points, offsets = part.curves["points_um"], part.curves["offsets"]
+            curves |= dict(zip(part.branches["branch_id"].tolist(), np.split(points, offsets[1:-1]), strict=False))
         for row in branches.to_dict("records"):
             branch = int(row["branch_id"])
-            curve = points[offsets[branch] : offsets[branch + 1]]
-            graph.add_edge(
-                row["node_a"],
-                row["node_b"],
-                key=branch,
-                points=curve,
-                **{str(name): value for name, value in row.items()},
-            )
+            data = {str(name): value for name, value in row.items()}
+            graph.add_edge(row["node_a"], row["node_b"], key=branch, points=curves[branch], **data)
         return graph
 
     def _volume(self, name: str) -> ResultVolume | None:

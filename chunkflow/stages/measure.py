@@ -23,6 +23,7 @@ from chunkflow.geometry.box import Box, Triple
 from chunkflow.kernels import distance, measure, resample, surface
 from chunkflow.stages.base import BlockStep, Draft, Flow, Merged, Output, Record, Resampling, View, host, iterate
 from chunkflow.stages.distance import spacing_weights
+from chunkflow.stages.graph import PARTS
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.skeleton import Euler
 
@@ -230,15 +231,18 @@ class MergeContacts:
 class MergeNetworks:
     """One row per object that the skeleton graph has nodes of."""
 
-    graph: str
-
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        graph = values[self.graph]
-        nodes = {name: graph[f"nodes.{name}"] for name in ("object_id", "degree")}
-        branches = {name: graph[f"branches.{name}"] for name in ("object_id", "node_a", "node_b", "length_um")}
-        return Merged(network.network_columns(nodes, branches))
+        parts = [
+            network.network_columns(
+                {name: part[f"nodes.{name}"] for name in ("object_id", "degree")},
+                {name: part[f"branches.{name}"] for name in ("object_id", "node_a", "node_b", "length_um")},
+            )
+            for part in iterate(records[PARTS])  # nodes count from 0 in each
+        ]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return Merged(columns | {"length_share": network.length_shares(columns["length_um"])})
 
     def working_bytes(self, blocks: int) -> int:
         return 65536 * blocks
@@ -329,8 +333,7 @@ class Measure:
             Draft(name="contacts", grid=flow.grid, merge=contacts, needs=("measure",)),
         )
         if flow.graph:
-            networks = MergeNetworks(graph=flow.graph)
-            drafts += (Draft(name="networks", grid=flow.grid, merge=networks, needs=(flow.graph,)),)
+            drafts += (Draft(name="networks", grid=flow.grid, merge=MergeNetworks(), needs=(PARTS,)),)
         return drafts, replace(flow, euler=euler)
 
     def _sums(self, flow: Flow) -> Sums:

@@ -5,13 +5,12 @@
     residual-1..  2 x 2 x 2 lists of open voxels at a time: what they decide leaves, the rest climbs to the root
     residual-merge  gives each block what was decided of it above
     skeleton      the voxels decided in a block and above it, as an array and as a list
-    graph         all skeleton voxels -> exact multigraph -> pruned -> nodes and branches
+    graph ..      the graph of all skeleton voxels (`stages.graph`)
 
 The certificate of `kernels.thinning` says which voxels a crop cannot decide; at the root of the tree at the latest they
 are. Only distances beyond 46,340 voxels, which no int32 holds, leave voxels open: those are counted and their object is
 not certified. A joint of the tree holds what climbs to it: next to nothing of tubes, a quarter of the voxels of an
-object much thicker than the blocks, which larger blocks make less. The graph step holds about 200 bytes per skeleton
-voxel in one worker: 10^7 voxels, some 10 m of neurites at 1 um, in 2 GB.
+object much thicker than the blocks, which larger blocks make less.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
-from chunkflow.kernels import branches, components, graph, pruning, residual, thinning, topology
+from chunkflow.kernels import components, residual, thinning, topology
 from chunkflow.stages.base import (
     ArraySpec,
     Draft,
@@ -42,6 +41,7 @@ from chunkflow.stages.base import (
     iterate,
 )
 from chunkflow.stages.distance import distance_drafts, spacing_weights
+from chunkflow.stages.graph import AssemblePart, graph_drafts
 from chunkflow.stages.label import label_dtype
 from chunkflow.stages.parameters import check_parameters
 
@@ -297,43 +297,6 @@ def tree_above(grid: Grid) -> tuple[Grid, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MergeGraph:
-    """The graph of the whole volume from the skeleton voxels of all blocks."""
-
-    shape: Triple
-    prune_radii: float
-    voxel_um: tuple[float, float, float]
-    translation_um: tuple[float, float, float]
-    unit_um: float
-
-    version: ClassVar[int] = 2
-
-    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        joined = _concatenated([_decided(), *iterate(records["skeleton"])])
-        order = np.argsort(joined["index"], kind="stable")
-        whole = graph.assemble(joined["index"][order], joined["label"][order], joined["d2"][order], shape=self.shape)
-        pruned = pruning.prune(whole, prune_radii=self.prune_radii, spacing_um=self.voxel_um, unit_um=self.unit_um)
-        label, b0, b1 = graph.loops_per_object(pruned)
-        found = {"graph_label": label, "graph_b0": b0, "graph_b1": b1}
-        found |= {name: values["residual-merge"][name] for name in ("open_label", "open_count")}
-        return Merged(found | self._tables(pruned))
-
-    def _tables(self, pruned: graph.SkeletonGraph) -> dict[str, NDArray[Any]]:
-        """Columns of nodes and branches, and the curves of the branches, by "table.column"."""
-        spacing, unit, origin = self.voxel_um, self.unit_um, self.translation_um
-        nodes = branches.node_columns(pruned, spacing_um=spacing, unit_um=unit, translation_um=origin)
-        rows = branches.branch_columns(pruned, spacing_um=spacing, unit_um=unit)
-        curves = branches.polylines(pruned, spacing_um=spacing, unit_um=unit, translation_um=origin, smooth=True)
-        tables = {f"nodes.{name}": column for name, column in nodes.items()}
-        tables |= {f"branches.{name}": column for name, column in rows.items()}
-        tables |= {f"curves.{f.name}": getattr(curves, f.name) for f in fields(curves)}
-        return tables
-
-    def working_bytes(self, blocks: int) -> int:
-        return 65536 * blocks
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Skeleton:
     """Curve skeletons and the graph they form.
 
@@ -367,7 +330,7 @@ class Skeleton:
         thin = Thin(weights=weights, halo=min(THINNING_HALO, self.max_halo), t0=self.t0)
         tree = self._tree(grid)
         names = tuple(draft.name for draft in tree)
-        merge = MergeGraph(
+        assemble = AssemblePart(
             shape=flow.shape,
             prune_radii=self.prune_radii,
             voxel_um=flow.scale.voxel_um,
@@ -383,7 +346,7 @@ class Skeleton:
             *tree,
             Draft(name="residual-merge", grid=grid, merge=gather, needs=names or ("thin",)),
             Draft(name="skeleton", grid=grid, steps=(Assemble(),), writes=(skeleton,), needs=needs),
-            Draft(name="graph", grid=grid, merge=merge, needs=("skeleton", "residual-merge")),
+            *graph_drafts(assemble, grid),
         )
         return drafts, replace(flow, euler="thin", graph="graph")
 

@@ -1,15 +1,15 @@
 """Skeleton graphs as files: GraphML, SWC and Neuroglancer's precomputed skeletons.
 
-All three are written from the tables of nodes and branches and from the branches as curves: branch e is
-`points_um[offsets[e]:offsets[e + 1]]` in z, y, x, its first point at node_a and its last at node_b. Row k of a table is
-node or branch k.
+All three are written from parts of whole objects: the rows of their nodes and branches, ids counting on from part to
+part and objects increasing, and the branches as curves: branch k of a part is `points_um[offsets[k]:offsets[k + 1]]` in
+z, y, x, its first point at node_a and its last at node_b.
 
     GraphML       the multigraph with every column, without the curves; up to about 10^6 branches
     SWC           one file per object, a tree: loops are cut, and the header says where; up to about 10^4 objects
     precomputed   every object in a few shard files; any number of objects
 
-GraphML is streamed. The other two need the curves in memory, about 0.2 kB per point. Files are replaced whole, and
-their bytes depend on the tables alone.
+One part is held at a time, with about 0.2 kB per point of its curves, and one shard. Files are replaced whole, and
+their bytes depend on the tables alone, not on the parts.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Protocol
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -40,10 +41,28 @@ MAX_MINISHARD_BITS = 3
 _ROWS = 10_000
 
 
-class _Curves(NamedTuple):
-    points_um: Floats
-    radius_um: Floats
-    offsets: Ints
+class Part(Protocol):
+    """Some objects. `curves` holds points_um (P, 3), radius_um (P,) and offsets (E + 1,)."""
+
+    @property
+    def nodes(self) -> Columns: ...
+    @property
+    def branches(self) -> Columns: ...
+    @property
+    def curves(self) -> Columns: ...
+
+
+class _Rows:
+    """A part with nodes and branches named by their row; `node` and `branch` are the ids of the first ones."""
+
+    def __init__(self, part: Part) -> None:
+        nodes, branches = part.nodes, part.branches
+        self.node, self.branch = (int(ids[0]) if len(ids) else 0 for ids in (nodes["node_id"], branches["branch_id"]))
+        self.node_um = np.stack([nodes[name] for name in ("z_um", "y_um", "x_um")], axis=1)
+        self.node_radius_um = nodes["radius_um"]
+        self.node_label, self.branch_label = nodes["object_id"], branches["object_id"]
+        self.node_a, self.node_b = branches["node_a"] - self.node, branches["node_b"] - self.node
+        self.points_um, self.radius_um, self.offsets = (part.curves[n] for n in ("points_um", "radius_um", "offsets"))
 
     def inner(self, branch: int) -> Floats:
         """(n, 4) z, y, x, radius of a branch's points between its nodes."""
@@ -51,74 +70,78 @@ class _Curves(NamedTuple):
         return np.column_stack((self.points_um[between], self.radius_um[between]))
 
 
-def write_graphml(path: str | Path, nodes: Columns, branches: Columns) -> None:
+def write_graphml(path: str | Path, parts: Sequence[Part]) -> None:
     """Write the multigraph with all columns as attributes; the ids are node_id and, for edges, branch_id.
 
     `networkx.read_graphml(path, node_type=int, force_multigraph=True)` gives it back with edge key = branch_id (without
     `force_multigraph` networkx makes a simple graph of one that has no parallel edges). NaN is written as NaN, which
-    xs:double allows.
+    xs:double allows. Every part is looked at twice.
     """
     with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')
-        for prefix, target, columns in (("n", "node", nodes), ("e", "edge", branches)):
+        first = parts[0]
+        for prefix, target, columns in (("n", "node", first.nodes), ("e", "edge", first.branches)):
             for k, (name, values) in enumerate(columns.items()):
                 kind = _graphml_type(values)
                 file.write(f'  <key id="{prefix}{k}" for="{target}" attr.name="{name}" attr.type="{kind}"/>\n')
         file.write('  <graph edgedefault="undirected">\n')
-        for row in _text_rows(nodes):
-            file.write(f'    <node id="{row["node_id"]}">{_data("n", row)}</node>\n')
-        for row in _text_rows(branches):
-            ends = f'source="{row["node_a"]}" target="{row["node_b"]}"'
-            file.write(f'    <edge id="{row["branch_id"]}" {ends}>{_data("e", row)}</edge>\n')
+        for part in parts:
+            for row in _text_rows(part.nodes):
+                file.write(f'    <node id="{row["node_id"]}">{_data("n", row)}</node>\n')
+        for part in parts:
+            for row in _text_rows(part.branches):
+                ends = f'source="{row["node_a"]}" target="{row["node_b"]}"'
+                file.write(f'    <edge id="{row["branch_id"]}" {ends}>{_data("e", row)}</edge>\n')
         file.write("  </graph>\n</graphml>\n")
 
 
-def write_swc(
-    folder: str | Path, nodes: Columns, branches: Columns, *, points_um: Floats, radius_um: Floats, offsets: Ints
-) -> None:
+def write_swc(folder: str | Path, parts: Iterable[Part]) -> None:
     """Write `OBJECT_ID.swc` for every object: samples `id type x y z radius parent` in um, type 0 (undefined).
 
     SWC holds trees. From the smallest node of each component the graph is walked breadth first; a branch that arrives
     at a node that is there already keeps its points but stops short of that node, and the header names it. Parents
     come before children; an object of several components has several roots (parent -1).
     """
-    curves = _Curves(points_um, radius_um, offsets)
-    node_samples = np.stack([nodes[name] for name in ("z_um", "y_um", "x_um", "radius_um")], axis=1)
-    for label, own_nodes, own_branches in _objects(nodes, branches):
-        swc = _Swc()
-        at_node = _branches_at(own_nodes, own_branches, branches)
-        for root in own_nodes.tolist():
-            if root not in swc.number_of_node:
-                _grow(swc, root, at_node, node_samples, curves)
-        # Not synced one by one: ten thousand small files would take a minute, and the next run can write them again.
-        write_atomic(Path(folder) / f"{label}.swc", swc.text(label).encode(), durable=False)
+    for part in parts:
+        rows = _Rows(part)
+        for label, own_nodes, own_branches in _objects(rows):
+            swc = _Swc()
+            at_node = _branches_at(own_nodes, own_branches, rows)
+            for root in own_nodes.tolist():
+                if root not in swc.number_of_node:
+                    _grow(swc, root, at_node, rows)
+            # Not synced one by one: ten thousand small files would take a minute, and a next run can write them again.
+            content = swc.text(label, rows).encode()
+            write_atomic(Path(folder) / f"{label}.swc", content, durable=False)
 
 
-def write_precomputed(
-    folder: str | Path, nodes: Columns, branches: Columns, *, points_um: Floats, radius_um: Floats, offsets: Ints
-) -> None:
+def write_precomputed(folder: str | Path, parts: Iterable[Part], labels: NDArray[np.uint64]) -> None:
     """Write sharded precomputed skeletons: vertices x, y, z in nm with their radius in nm, one record per object id.
 
     A vertex is where the point is in um, so the centre of voxel i is at i * scale (+ translation), as in an OME-Zarr
     image. The format is Neuroglancer's `neuroglancer_skeletons` with `neuroglancer_uint64_sharded_v1`, identity hash,
-    without compression: the bytes then depend on no compressor.
+    without compression: the bytes then depend on no compressor. A minishard holds a range of ids.
+
+    Parameters
+    ----------
+    labels : (K,) the objects of all parts, increasing.
     """
     folder = Path(folder)
-    lines = _lines(nodes, branches, points_um, radius_um, offsets)
-    bits = _shard_bits(len(lines.labels))
+    bits = _shard_bits(len(labels))
     minishard_bits = min(bits, MAX_MINISHARD_BITS)
-    slots = lines.labels & np.uint64((1 << bits) - 1)
-    for shard in np.unique(slots >> np.uint64(minishard_bits)):
-        name = f"{int(shard):x}".zfill(math.ceil((bits - minishard_bits) / 4))
+    shift = max(0, int(labels[-1]).bit_length() - bits) if len(labels) else 0
+    skeletons = (skeleton for part in parts for skeleton in _lines(_Rows(part)).skeletons())
+    for shard, members in groupby(skeletons, key=lambda skeleton: skeleton[0] >> (shift + minishard_bits)):
+        name = f"{shard:x}".zfill(math.ceil((bits - minishard_bits) / 4))
         with atomic_path(folder / f"{name}.shard") as partial, partial.open("wb") as file:
-            _write_shard(file, lines, slots, int(shard), minishard_bits)
+            _write_shard(file, members, shift, minishard_bits)
     info = {
         "@type": "neuroglancer_skeletons",
         "transform": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0],
         "vertex_attributes": [{"id": "radius", "data_type": "float32", "num_components": 1}],
         "sharding": {
             "@type": SHARDING,
-            "preshift_bits": 0,
+            "preshift_bits": shift,
             "hash": "identity",
             "minishard_bits": minishard_bits,
             "shard_bits": bits - minishard_bits,
@@ -156,11 +179,11 @@ def _data(prefix: str, row: dict[str, str]) -> str:
     return "".join(f'<data key="{prefix}{k}">{text}</data>' for k, text in enumerate(row.values()))
 
 
-def _objects(nodes: Columns, branches: Columns) -> Iterator[tuple[int, Ints, Ints]]:
+def _objects(rows: _Rows) -> Iterator[tuple[int, Ints, Ints]]:
     """Label, nodes and branches (row numbers) of every object, by label."""
-    labels = np.unique(nodes["object_id"])
-    by_node, node_bounds = _grouped(nodes["object_id"], labels)
-    by_branch, branch_bounds = _grouped(branches["object_id"], labels)
+    labels = np.unique(rows.node_label)
+    by_node, node_bounds = _grouped(rows.node_label, labels)
+    by_branch, branch_bounds = _grouped(rows.branch_label, labels)
     for k, label in enumerate(labels.tolist()):
         yield (
             label,
@@ -192,32 +215,36 @@ class _Swc:
         self.lines.append(f"{number} 0 {x:.6f} {y:.6f} {z:.6f} {radius:.6f} {parent}")
         return number
 
-    def text(self, label: int) -> str:
+    def text(self, label: int, rows: _Rows) -> str:
         """The file: what it is, which loops are cut, the samples."""
         head = [
             f"# skeleton of object {label}, written by chunkflow",
             "# columns: id type x y z radius parent; um; type 0 is undefined",
             f"# loops cut: {len(self.cuts)} (SWC holds trees)",
         ]
-        cuts = [f"# cut: branch {branch} before node {node}" for branch, node in sorted(self.cuts)]
+        cuts = [
+            f"# cut: branch {branch + rows.branch} before node {node + rows.node}" for branch, node in sorted(self.cuts)
+        ]
         return "\n".join([*head, *cuts, *self.lines]) + "\n"
 
 
-def _branches_at(nodes: Ints, rows: Ints, branches: Columns) -> dict[int, list[tuple[int, int, int]]]:
+def _branches_at(nodes: Ints, branches: Ints, rows: _Rows) -> dict[int, list[tuple[int, int, int]]]:
     """For each node its branches by number, with the node at the far end and the direction to walk; loops once."""
     at_node: dict[int, list[tuple[int, int, int]]] = {node: [] for node in nodes.tolist()}
-    for branch, a, b in zip(rows.tolist(), branches["node_a"][rows], branches["node_b"][rows], strict=True):
+    for branch, a, b in zip(branches.tolist(), rows.node_a[branches], rows.node_b[branches], strict=True):
         at_node[a].append((branch, int(b), 1))
         if a != b:
             at_node[b].append((branch, int(a), -1))
     return at_node
 
 
-def _grow(
-    swc: _Swc, root: int, at_node: dict[int, list[tuple[int, int, int]]], node_samples: Floats, curves: _Curves
-) -> None:
+def _grow(swc: _Swc, root: int, at_node: dict[int, list[tuple[int, int, int]]], rows: _Rows) -> None:
     """Add the component of `root`, breadth first."""
-    swc.number_of_node[root] = swc.add(node_samples[root].tolist(), -1)
+
+    def sample_of(node: int) -> list[float]:
+        return [*rows.node_um[node].tolist(), float(rows.node_radius_um[node])]
+
+    swc.number_of_node[root] = swc.add(sample_of(root), -1)
     queue = deque([(root, branch) for branch in at_node[root]])
     walked: set[int] = set()
     while queue:
@@ -226,12 +253,12 @@ def _grow(
             continue
         walked.add(branch)
         number = swc.number_of_node[node]
-        for sample in curves.inner(branch)[::direction].tolist():
+        for sample in rows.inner(branch)[::direction].tolist():
             number = swc.add(sample, number)
         if far in swc.number_of_node:
             swc.cuts.append((branch, far))
             continue
-        swc.number_of_node[far] = swc.add(node_samples[far].tolist(), number)
+        swc.number_of_node[far] = swc.add(sample_of(far), number)
         queue.extend((far, onward) for onward in at_node[far])
 
 
@@ -247,8 +274,11 @@ class _Lines:
     """(M, 2) vertex numbers that count from 0 in each object."""
     pair_bounds: Ints
 
-    def record(self, k: int) -> bytes:
-        """The encoded skeleton of object k."""
+    def skeletons(self) -> Iterator[tuple[int, bytes]]:
+        """Label and encoded skeleton of every object, by label."""
+        return ((label, self._record(k)) for k, label in enumerate(self.labels.tolist()))
+
+    def _record(self, k: int) -> bytes:
         vertices = slice(self.vertex_bounds[k], self.vertex_bounds[k + 1])
         pairs = self.pairs[self.pair_bounds[k] : self.pair_bounds[k + 1]]
         counts = np.array([vertices.stop - vertices.start, len(pairs)], "<u4")
@@ -256,30 +286,29 @@ class _Lines:
         return b"".join(part.tobytes() for part in parts)
 
 
-def _lines(nodes: Columns, branches: Columns, points_um: Floats, radius_um: Floats, offsets: Ints) -> _Lines:
+def _lines(rows: _Rows) -> _Lines:
     """Nodes and the inner points of branches as vertices, nodes first in each object, consecutive ones joined."""
+    offsets = rows.offsets
     first, last = offsets[:-1], offsets[1:] - 1
-    inner = np.ones(len(points_um), np.bool_)
+    inner = np.ones(len(rows.points_um), np.bool_)
     inner[first] = inner[last] = False
-    count = len(nodes["node_id"])
-    vertex = np.where(inner, count + np.cumsum(inner) - 1, 0)
-    vertex[first], vertex[last] = branches["node_a"], branches["node_b"]
-    node_um = np.stack([nodes["z_um"], nodes["y_um"], nodes["x_um"]], axis=1)
-    label_of_point = np.repeat(branches["object_id"], np.diff(offsets))
-    vertex_label = np.concatenate((nodes["object_id"], label_of_point[inner]))
-    labels = np.unique(nodes["object_id"])
+    vertex = np.where(inner, len(rows.node_um) + np.cumsum(inner) - 1, 0)
+    vertex[first], vertex[last] = rows.node_a, rows.node_b
+    label_of_point = np.repeat(rows.branch_label, np.diff(offsets))
+    vertex_label = np.concatenate((rows.node_label, label_of_point[inner]))
+    labels = np.unique(rows.node_label)
     order, vertex_bounds = _grouped(vertex_label, labels)
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(len(order)) - np.repeat(vertex_bounds[:-1], np.diff(vertex_bounds))
-    goes_on = np.ones(len(points_um), np.bool_)
+    goes_on = np.ones(len(rows.points_um), np.bool_)
     goes_on[last] = False
     start = np.flatnonzero(goes_on)
     by_label, pair_bounds = _grouped(label_of_point[start], labels)
     start = start[by_label]
     return _Lines(
         labels=labels.astype(np.uint64),
-        xyz_nm=(np.concatenate((node_um, points_um[inner]))[order, ::-1] * NM_PER_UM).astype("<f4"),
-        radius_nm=(np.concatenate((nodes["radius_um"], radius_um[inner]))[order] * NM_PER_UM).astype("<f4"),
+        xyz_nm=(np.concatenate((rows.node_um, rows.points_um[inner]))[order, ::-1] * NM_PER_UM).astype("<f4"),
+        radius_nm=(np.concatenate((rows.node_radius_um, rows.radius_um[inner]))[order] * NM_PER_UM).astype("<f4"),
         vertex_bounds=vertex_bounds,
         pairs=np.stack((number[vertex[start]], number[vertex[start + 1]]), axis=1).astype("<u4"),
         pair_bounds=pair_bounds,
@@ -287,24 +316,24 @@ def _lines(nodes: Columns, branches: Columns, points_um: Floats, radius_um: Floa
 
 
 def _shard_bits(count: int) -> int:
-    """Bits of the id that tell minishards apart, so that ids without gaps fill them evenly."""
+    """How many of the highest bits of ids tell minishards apart, so that ids without gaps fill them evenly."""
     return max(0, math.ceil(math.log2(max(1, count) / SKELETONS_PER_MINISHARD)))
 
 
-def _write_shard(file: BinaryIO, lines: _Lines, slots: NDArray[np.uint64], shard: int, minishard_bits: int) -> None:
+def _write_shard(file: BinaryIO, skeletons: Iterable[tuple[int, bytes]], shift: int, minishard_bits: int) -> None:
     """Shard index, then each minishard's skeletons by id and its index; offsets count from behind the shard index."""
     shard_index = np.zeros((1 << minishard_bits, 2), "<u8")
     file.write(shard_index.tobytes())
     at = 0
-    for minishard in range(1 << minishard_bits):
-        members = np.flatnonzero(slots == np.uint64(shard << minishard_bits | minishard))
-        if len(members) == 0:
-            continue
+    for slot, members in groupby(skeletons, key=lambda skeleton: skeleton[0] >> shift):
         start = at
-        sizes = [_write(file, lines.record(k)) for k in members.tolist()]
+        ids, sizes = [], []
+        for label, content in members:
+            ids.append(label)
+            sizes.append(_write(file, content))
         at += sum(sizes)
-        index = _minishard_index(lines.labels[members].tolist(), start, sizes)
-        shard_index[minishard] = at, at + len(index)
+        index = _minishard_index(ids, start, sizes)
+        shard_index[slot & ((1 << minishard_bits) - 1)] = at, at + len(index)
         at += _write(file, index)
     file.seek(0)
     file.write(shard_index.tobytes())

@@ -1,14 +1,15 @@
 """Tables on disk: one Parquet file, and a CSV beside it while the table is short enough for a spreadsheet.
 
 The bytes depend on the columns alone (and on the library versions), so two runs can be compared by their files. A NaN
-is stored as a missing value, which every reader shows as empty. A whole table is held in memory: about 10^8 rows.
+is stored as a missing value, which every reader shows as empty. Tables may come in parts, of which one is held at a
+time; a reader that filters skips the groups of rows it does not want.
 A column says its unit at the end of its name (`_um`, `_um2`, `_um3`, `_vox`), and in Parquet in its metadata too, as
 `unit`: um, um^2, um^3 or voxel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from chunkflow.storage.files import atomic_path
 
 UNITS = {"um": "um", "um2": "um^2", "um3": "um^3", "vox": "voxel"}
 """By the last word of a column's name."""
+
+GROUP_ROWS = 2**17
+"""Rows of a group in Parquet, however a table comes in parts."""
 
 CSV_ROWS = 10**6
 """From this many rows on no CSV is written: spreadsheets end there."""
@@ -42,23 +46,50 @@ def write_table(folder: str | Path, name: str, columns: Mapping[str, NDArray[Any
     UsageError : if the lengths differ.
     DiskFullError : if no space is left.
     """
+    write_table_parts(folder, name, [columns])
+
+
+def write_table_parts(folder: str | Path, name: str, parts: Iterable[Mapping[str, NDArray[Any]]]) -> None:
+    """`write_table` of rows that come in parts, at least one, all with the same columns."""
+    path, csv = (Path(folder, f"{name}.{ending}") for ending in ("parquet", "csv"))
+    with atomic_path(path) as partial:
+        rows = _write_groups(partial, (_table(name, columns) for columns in parts))
+    if rows >= CSV_ROWS:
+        csv.unlink(missing_ok=True)  # of an earlier, shorter table
+        return
+    with atomic_path(csv) as partial, pa.parquet.ParquetFile(path) as file:
+        options = pa.csv.WriteOptions(quoting_style="needed")
+        with pa.csv.CSVWriter(partial, file.schema_arrow, write_options=options) as writer:
+            for batch in file.iter_batches(GROUP_ROWS):
+                writer.write_batch(batch)
+
+
+def _write_groups(path: Path, tables: Iterator[pa.Table]) -> int:
+    """Write tables as groups of `GROUP_ROWS` rows; returns the rows."""
+    waiting = next(tables)
+    rows = int(waiting.num_rows)
+    with pa.parquet.ParquetWriter(path, waiting.schema, compression="zstd") as writer:
+        for table in tables:
+            rows += table.num_rows
+            waiting = pa.concat_tables([waiting, table])
+            while waiting.num_rows >= GROUP_ROWS:
+                writer.write_table(waiting.slice(0, GROUP_ROWS).combine_chunks(), GROUP_ROWS)
+                waiting = waiting.slice(GROUP_ROWS)
+        if waiting.num_rows or not rows:
+            writer.write_table(waiting.combine_chunks(), GROUP_ROWS)
+    return rows
+
+
+def _table(name: str, columns: Mapping[str, NDArray[Any]]) -> pa.Table:
     lengths = {header: len(values) for header, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise UsageError(f"columns of table {name!r} have different lengths ({lengths})", "Give one value per row")
     arrays = {header: _column(values) for header, values in columns.items()}
-    table = pa.table(arrays, pa.schema([_field(header, values) for header, values in arrays.items()]))
-    csv = Path(folder, f"{name}.csv")
-    with atomic_path(Path(folder, f"{name}.parquet")) as partial:
-        pa.parquet.write_table(table, partial, compression="zstd")
-    if table.num_rows >= CSV_ROWS:
-        csv.unlink(missing_ok=True)  # of an earlier, shorter table
-        return
-    with atomic_path(csv) as partial:
-        pa.csv.write_csv(table, partial, pa.csv.WriteOptions(quoting_style="needed"))
+    return pa.table(arrays, pa.schema([_field(header, values) for header, values in arrays.items()]))
 
 
-def read_table(folder: str | Path, name: str) -> pd.DataFrame:
-    """The table that `write_table` wrote.
+def read_table(folder: str | Path, name: str, *, filters: Any = None) -> pd.DataFrame:
+    """The table that `write_table` wrote, or those of its rows that pass filters (as pyarrow has them).
 
     Raises
     ------
@@ -67,7 +98,7 @@ def read_table(folder: str | Path, name: str) -> pd.DataFrame:
     path = Path(folder, f"{name}.parquet")
     if not path.is_file():
         raise InputNotFoundError(f"{path} does not exist", "Check that the run is complete: chunkflow status OUT")
-    return pd.read_parquet(path)
+    return pd.read_parquet(path, filters=filters)
 
 
 def _field(header: str, values: pa.Array) -> pa.Field:

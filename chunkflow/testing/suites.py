@@ -28,7 +28,7 @@ from chunkflow.errors import BlockError, InputNotFoundError
 from chunkflow.geometry.box import Triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.geometry.scale import MicrometerTriple, Scale
-from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline
+from chunkflow.plan.pipeline import NUMBERING, InputOptions, OutputOptions, Pipeline
 from chunkflow.run.engine import Engine
 from chunkflow.run.result import Result
 from chunkflow.stages.base import Stage
@@ -154,7 +154,8 @@ MERGES = ("correct-levels", "threshold", "percentiles", "graph")
 
 def _left(result: Result, name: str) -> Mapping[str, Any]:
     try:
-        return result.pass_values(name)
+        values = result.pass_values(name)
+        return {key: value for key, value in values.items() if not key.endswith("_start")}  # of parts, as many as suit
     except InputNotFoundError:
         return {}
 
@@ -229,11 +230,11 @@ def _files(folder: Path) -> dict[str, Path]:
 def _saved(stages: Sequence[Stage], kind: Kind) -> tuple[str, ...]:
     """Every array that these stages can leave."""
     keys = {stage.key for stage in stages}
-    numbers = bool(keys & {"label", "instances"})
+    numbers = bool(keys & set(NUMBERING))
     made = {
         "image": kind == "image",
         "probability": "predict" in keys,
-        "mask": numbers and kind != "labels",
+        "mask": numbers and kind != "labels" and "segment" not in keys,
         "labels": numbers or kind == "labels",
         "skeleton": "skeleton" in keys,
     }

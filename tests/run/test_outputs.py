@@ -20,6 +20,7 @@ from chunkflow.storage.layout import layout_for_core
 from chunkflow.storage.omezarr import write_image_group
 from chunkflow.storage.volume import create_array
 from chunkflow.synth import optics, phantoms
+from chunkflow.testing.suites import graph_differences
 
 VOXEL = (0.1, 0.1, 0.1)
 ORIGIN = (3.0, 2.0, 1.0)
@@ -45,7 +46,7 @@ def result(request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytes
         output=cf.OutputOptions(save=save, format=request.param),
     )
     out = tmp_path_factory.mktemp("out") / "result"
-    return pipeline.plan(source, out, block=(64, 64, 128)).run(on="serial", device="cpu")
+    return pipeline.plan(source, out, block=(32, 32, 64)).run(on="serial", device="cpu")
 
 
 def test_ome_zarr_models_accept_image_and_labels(result: cf.Result) -> None:
@@ -123,11 +124,28 @@ def test_curves_lie_on_the_skeleton_in_physical_coordinates(result: cf.Result) -
         assert (labels[tuple(voxels.T)] == data["object_id"]).mean() > 0.9  # smoothing may step beside a thin bend
 
 
-def test_a_part_of_the_graph_can_be_taken(result: cf.Result) -> None:
-    first = result.graph_of(objects=[1])
-    assert {data["object_id"] for _, data in first.nodes(data=True)} == {1}
+def test_nodes_and_branches_are_numbered_object_by_object_over_all_parts(result: cf.Result) -> None:
+    assert len(result.graph_parts) > 2
+    for table, name in ((result.nodes, "node_id"), (result.branches, "branch_id")):
+        assert table[name].tolist() == list(range(len(table)))
+        assert table.object_id.is_monotonic_increasing
+    ends = result.branches[["node_a", "node_b"]].to_numpy()
+    owner = result.nodes.object_id.to_numpy()
+    assert (owner[ends] == result.branches.object_id.to_numpy()[:, None]).all()
+
+
+def test_a_part_of_the_graph_can_be_taken_and_is_the_same_there(result: cf.Result) -> None:
+    chosen = result.objects.object_id.to_numpy()[[0, len(result.objects) // 2, -1]].tolist()
+    part = result.graph_of(objects=chosen)
+    assert {data["object_id"] for _, data in part.nodes(data=True)} == set(chosen)
+    nodes = [node for node, data in result.graph.nodes(data=True) if data["object_id"] in chosen]
+    assert graph_differences(part, result.graph.subgraph(nodes)) == []
     everything = (np.array(ORIGIN) - 1, np.array(ORIGIN) + 100)
-    assert result.graph_of(box_um=everything).number_of_edges() == result.graph.number_of_edges()
+    assert graph_differences(result.graph_of(box_um=everything), result.graph) == []
+    half = (np.array(ORIGIN), np.array(ORIGIN) + (10.0, 10.0, 15.0))
+    inside = [n for n, data in result.graph.nodes(data=True) if data["x_um"] <= ORIGIN[2] + 15.0]
+    assert 0 < len(inside) < len(result.nodes)
+    assert graph_differences(result.graph_of(box_um=half), result.graph.subgraph(inside)) == []
 
 
 def test_the_image_is_a_copy_of_the_input_where_no_stage_makes_one(result: cf.Result, source: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +70,35 @@ def curves() -> Curves:
     }
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some objects, as the writers want them."""
+
+    nodes: Columns
+    branches: Columns
+    curves: Curves
+
+
+def parts(*cuts: int) -> list[Part]:
+    """The graph in parts that begin at these nodes, which are the first of their objects."""
+    found = []
+    for low, high in pairwise((0, *cuts, 6)):
+        rows = (BRANCHES["node_a"] >= low) & (BRANCHES["node_a"] < high)
+        given = curves()
+        lengths = np.diff(given["offsets"])
+        points = np.repeat(rows, lengths)
+        drawn = {name: given[name][points] for name in ("points_um", "radius_um")}
+        drawn["offsets"] = np.cumsum([0, *lengths[rows]])
+        nodes = {name: column[low:high] for name, column in NODES.items()}
+        found.append(Part(nodes, {name: column[rows] for name, column in BRANCHES.items()}, drawn))
+    return found
+
+
+LABELS = np.array([3, 8, 2**40], np.uint64)
+
+
 def test_graphml_comes_back_from_networkx_with_every_column(tmp_path: Path) -> None:
-    write_graphml(tmp_path / "skeleton.graphml", NODES, BRANCHES)
+    write_graphml(tmp_path / "skeleton.graphml", parts(3, 5))
     network = nx.read_graphml(tmp_path / "skeleton.graphml", node_type=int, force_multigraph=True)
     assert isinstance(network, nx.MultiGraph)
     assert not network.is_directed()
@@ -85,13 +114,14 @@ def test_graphml_comes_back_from_networkx_with_every_column(tmp_path: Path) -> N
 
 def test_graphml_of_a_simple_graph_is_a_multigraph_too_where_it_is_asked_for(tmp_path: Path) -> None:
     one = {name: column[:1] for name, column in BRANCHES.items()}
-    write_graphml(tmp_path / "a.graphml", NODES, one)
+    write_graphml(tmp_path / "a.graphml", [Part(NODES, one, {})])
     network = nx.read_graphml(tmp_path / "a.graphml", node_type=int, force_multigraph=True)
     assert list(network.edges(keys=True)) == [(0, 1, 0)]
 
 
 def test_graphml_of_nothing_loads(tmp_path: Path) -> None:
-    write_graphml(tmp_path / "a.graphml", {k: v[:0] for k, v in NODES.items()}, {k: v[:0] for k, v in BRANCHES.items()})
+    nothing = ({k: v[:0] for k, v in table.items()} for table in (NODES, BRANCHES))
+    write_graphml(tmp_path / "a.graphml", [Part(*nothing, {})])
     assert len(nx.read_graphml(tmp_path / "a.graphml")) == 0
 
 
@@ -99,7 +129,7 @@ def test_graphml_of_many_rows_has_each_once(tmp_path: Path) -> None:
     count = 2 * graphs._ROWS + 7
     nodes = {"node_id": np.arange(count), "z_um": np.arange(count) / 7}
     branches = {"branch_id": np.arange(count - 1), "node_a": np.arange(count - 1), "node_b": np.arange(1, count)}
-    write_graphml(tmp_path / "a.graphml", nodes, branches)
+    write_graphml(tmp_path / "a.graphml", [Part(nodes, branches, {})])
     network = nx.read_graphml(tmp_path / "a.graphml", node_type=int, force_multigraph=True)
     assert [network.nodes[k]["z_um"] for k in range(count)] == nodes["z_um"].tolist()
     assert sorted(key for _, _, key in network.edges(keys=True)) == list(range(count - 1))
@@ -112,7 +142,7 @@ def read_swc(path: Path) -> tuple[list[str], NDArray[np.float64]]:
 
 
 def test_swc_has_one_tree_per_object_with_parents_before_children(tmp_path: Path) -> None:
-    write_swc(tmp_path, NODES, BRANCHES, **curves())
+    write_swc(tmp_path, parts(3))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1099511627776.swc", "3.swc", "8.swc"]
     for name, samples in (("3", 8), ("8", 5), ("1099511627776", 1)):
         _, rows = read_swc(tmp_path / f"{name}.swc")
@@ -124,7 +154,7 @@ def test_swc_has_one_tree_per_object_with_parents_before_children(tmp_path: Path
 
 def test_swc_samples_are_x_y_z_and_the_radius_in_um(tmp_path: Path) -> None:
     given = curves()
-    write_swc(tmp_path, NODES, BRANCHES, **given)
+    write_swc(tmp_path, [Part(NODES, BRANCHES, given)])
     _, rows = read_swc(tmp_path / "3.swc")
     expected = [(*position(node)[::-1], NODES["radius_um"][node]) for node in range(3)]
     for branch in range(3):
@@ -134,7 +164,7 @@ def test_swc_samples_are_x_y_z_and_the_radius_in_um(tmp_path: Path) -> None:
 
 
 def test_swc_names_the_branches_it_cuts_and_keeps_their_points(tmp_path: Path) -> None:
-    write_swc(tmp_path, NODES, BRANCHES, **curves())
+    write_swc(tmp_path, parts(3))
     for name, cuts in (("3", ["branch 1 before node 1"]), ("8", ["branch 4 before node 4", "branch 5 before node 4"])):
         comments, rows = read_swc(tmp_path / f"{name}.swc")
         assert [line for line in comments if "# cut:" in line] == [f"# cut: {cut}" for cut in cuts]
@@ -147,7 +177,7 @@ def test_swc_names_the_branches_it_cuts_and_keeps_their_points(tmp_path: Path) -
 
 def test_swc_of_an_object_in_pieces_has_a_root_for_each(tmp_path: Path) -> None:
     nodes = NODES | {"object_id": np.full(6, 5, np.uint64)}
-    write_swc(tmp_path, nodes, BRANCHES | {"object_id": np.full(6, 5, np.uint64)}, **curves())
+    write_swc(tmp_path, [Part(nodes, BRANCHES | {"object_id": np.full(6, 5, np.uint64)}, curves())])
     _, rows = read_swc(tmp_path / "5.swc")
     assert np.count_nonzero(rows[:, 6] == -1) == 3
     assert len(rows) == 14
@@ -194,7 +224,7 @@ def segments(points: NDArray[Any], pairs: NDArray[Any]) -> set[frozenset[tuple[f
 
 def test_precomputed_skeletons_have_every_vertex_in_nm_and_every_segment(tmp_path: Path) -> None:
     given = curves()
-    write_precomputed(tmp_path, NODES, BRANCHES, **given)
+    write_precomputed(tmp_path, parts(3, 5), LABELS)
     info = json.loads((tmp_path / "info").read_text())
     assert info["@type"] == "neuroglancer_skeletons"
     assert info["transform"] == [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
@@ -217,19 +247,20 @@ def test_precomputed_skeletons_have_every_vertex_in_nm_and_every_segment(tmp_pat
 def test_twenty_thousand_skeletons_are_each_found_in_their_shard_and_no_other_id_is(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     ids = np.sort(rng.choice(np.arange(1, 60_000), 20_000, replace=False)).astype(np.uint64)
-    order = rng.permutation(len(ids))
     count = len(ids)
     nodes = {
         "node_id": np.arange(count),
-        "object_id": ids[order],
+        "object_id": ids,
         "z_um": np.full(count, 0.5),
         "y_um": np.full(count, 0.25),
-        "x_um": ids[order] / 1000.0,
+        "x_um": ids / 1000.0,
         "radius_um": np.ones(count),
     }
-    branches = {"object_id": np.zeros(0, np.uint64), "node_a": np.zeros(0, int), "node_b": np.zeros(0, int)}
+    branches = {name: np.zeros(0, int) for name in ("branch_id", "node_a", "node_b")}
+    branches["object_id"] = np.zeros(0, np.uint64)
     empty = {"points_um": np.zeros((0, 3)), "radius_um": np.zeros(0), "offsets": np.zeros(1, int)}
-    write_precomputed(tmp_path, nodes, branches, **empty)
+    halves = ({name: column[half] for name, column in nodes.items()} for half in (slice(7001), slice(7001, None)))
+    write_precomputed(tmp_path, [Part(half, branches, empty) for half in halves], ids)
     sharding = json.loads((tmp_path / "info").read_text())["sharding"]
     assert (sharding["minishard_bits"], sharding["shard_bits"]) == (3, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.shard", "1.shard", "2.shard", "3.shard", "info"]
@@ -251,8 +282,8 @@ def test_files_of_a_noisy_graph_keep_or_name_every_loop(tmp_path: Path) -> None:
     branches = branch_columns(graph, spacing_um=(1.0, 1.0, 1.0), unit_um=1.0)
     lines = polylines(graph, spacing_um=(1.0, 1.0, 1.0), unit_um=1.0)
     drawn = {"points_um": lines.points_um, "radius_um": lines.radius_um, "offsets": lines.offsets}
-    write_swc(tmp_path / "swc", nodes, branches, **drawn)
-    write_precomputed(tmp_path / "precomputed", nodes, branches, **drawn)
+    write_swc(tmp_path / "swc", [Part(nodes, branches, drawn)])
+    write_precomputed(tmp_path / "precomputed", [Part(nodes, branches, drawn)], np.unique(nodes["object_id"]))
     for label, b0, b1 in zip(*loops_per_object(graph), strict=True):
         comments, rows = read_swc(tmp_path / "swc" / f"{label}.swc")
         assert f"# loops cut: {b1} (SWC holds trees)" in comments
@@ -265,11 +296,11 @@ def test_files_of_a_noisy_graph_keep_or_name_every_loop(tmp_path: Path) -> None:
         assert of_swc < segments(vertices.round(), pairs)
 
 
-def test_writing_twice_gives_the_same_bytes_and_leaves_no_partial_file(tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        write_graphml(tmp_path / folder / "skeleton.graphml", NODES, BRANCHES)
-        write_swc(tmp_path / folder / "swc", NODES, BRANCHES, **curves())
-        write_precomputed(tmp_path / folder / "precomputed", NODES, BRANCHES, **curves())
+def test_parts_change_no_byte_and_no_partial_file_is_left(tmp_path: Path) -> None:
+    for folder, given in (("a", parts()), ("b", parts(3, 5))):
+        write_graphml(tmp_path / folder / "skeleton.graphml", given)
+        write_swc(tmp_path / folder / "swc", given)
+        write_precomputed(tmp_path / folder / "precomputed", given, LABELS)
     files = {
         path.relative_to(tmp_path / "a"): path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()
     }
@@ -284,5 +315,5 @@ def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     path = tmp_path / "skeleton.graphml"
     path.write_text("old")
     with pytest.raises(KeyError):
-        write_graphml(path, {"id": np.arange(3)}, BRANCHES)
+        write_graphml(path, [Part({"id": np.arange(3)}, BRANCHES, {})])
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]

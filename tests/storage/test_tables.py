@@ -1,4 +1,5 @@
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +89,17 @@ def test_units_are_in_the_metadata_of_columns(tmp_path: Path) -> None:
     schema = pyarrow.parquet.read_schema(tmp_path / "t.parquet")
     for name, unit in {**names, "bbox_z_min": "voxel"}.items():
         assert schema.field(name).metadata == (None if unit is None else {b"unit": unit.encode()}), name
+
+
+def test_parts_change_no_byte_and_a_filter_reads_its_rows_only(tmp_path: Path) -> None:
+    count = 2 * tables.GROUP_ROWS + 5
+    columns = {"n": np.arange(count), "kind": np.where(np.arange(count) % 2, "odd", "even"), "x_um": np.ones(count)}
+    tables.write_table(tmp_path / "whole", "t", columns)
+    cuts = [0, 0, 10, tables.GROUP_ROWS + 3, count]
+    parts = ({name: values[a:b] for name, values in columns.items()} for a, b in pairwise(cuts))
+    tables.write_table_parts(tmp_path / "parts", "t", parts)
+    for name in ("t.parquet", "t.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    assert pyarrow.parquet.ParquetFile(tmp_path / "parts" / "t.parquet").num_row_groups == 3
+    found = read_table(tmp_path / "parts", "t", filters=[("n", "in", [4, count - 1])])
+    assert found.n.tolist() == [4, count - 1]
