@@ -31,15 +31,9 @@ from skimage.restoration import richardson_lucy
 from chunkflow import backend
 from chunkflow.geometry.box import Triple
 from chunkflow.kernels import blur, psf
+from chunkflow.kernels.algorithms import RICHARDSON_LUCY, Algorithm, TotalVariation, WienerButterworth
 from chunkflow.kernels.blur import Edges
-from chunkflow.kernels.deconvolve import (
-    RICHARDSON_LUCY,
-    Algorithm,
-    TotalVariation,
-    WienerButterworth,
-    deconvolve,
-    iterates,
-)
+from chunkflow.kernels.deconvolve import deconvolve, iterates
 from chunkflow.synth import optics, phantoms
 
 Image = NDArray[np.float32]

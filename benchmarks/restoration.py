@@ -27,7 +27,7 @@ from scipy import ndimage
 
 from chunkflow.geometry.box import Triple
 from chunkflow.kernels import deconvolve, extent, inverse, psf
-from chunkflow.kernels.deconvolve import Algorithm
+from chunkflow.kernels.algorithms import Algorithm
 from chunkflow.stages.restoration import ALGORITHMS, Choice, Method
 
 Image = NDArray[np.float32]

@@ -22,8 +22,8 @@ from chunkflow.backend import array_module
 from chunkflow.errors import ConfigError, PlanError, nearest
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
+from chunkflow.kernels.algorithms import LARGEST_TOTAL_VARIATION, Algorithm
 from chunkflow.kernels.blur import Edges
-from chunkflow.kernels.deconvolve import LARGEST_TOTAL_VARIATION, Algorithm
 from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Output, Record, View
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.probe import MergeProbes, Probe, probe_boxes
@@ -98,7 +98,7 @@ class Deconvolve:
         with a back projector of their own, which diverge
     stop : "auto" tries up to `iterations` (50 by default) on samples, and takes for the whole volume the count that
         predicts the image best, by generalised cross-validation (`kernels.stopping`)
-    regularization : the algorithm's lambda, alpha or eps, see its docstring in `kernels.deconvolve`, `kernels.inverse`
+    regularization : the algorithm's lambda, alpha or eps, see its docstring in `kernels.algorithms`, `kernels.inverse`
     step : of the gradient algorithms, in units of the longest that is sure to converge for |H| <= 1, below 2
     momentum : extrapolate between iterations, by a schedule fixed beforehand
     bounds : least and largest grey value of bounded-landweber

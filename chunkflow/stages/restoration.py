@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from chunkflow.backend import array_module
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.kernels import blur, deconvolve, inverse, psf
-from chunkflow.kernels.blur import DepthPsfs, Edges
-from chunkflow.kernels.deconvolve import (
+from chunkflow.kernels.algorithms import (
     Algorithm,
     Descend,
     MaskedWiener,
@@ -23,6 +22,7 @@ from chunkflow.kernels.deconvolve import (
     TotalVariation,
     WienerButterworth,
 )
+from chunkflow.kernels.blur import DepthPsfs, Edges
 from chunkflow.kernels.inverse import NaiveInverse, RegularizedInverse, Wiener
 from chunkflow.stages.base import Record, Region, View
 

@@ -11,9 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from chunkflow.geometry.box import Triple, triple
-from chunkflow.kernels import blur, deconvolve, psf
-from chunkflow.kernels.blur import DepthPsfs, Edges
-from chunkflow.kernels.deconvolve import (
+from chunkflow.kernels import algorithms, blur, deconvolve, psf
+from chunkflow.kernels.algorithms import (
     RICHARDSON_LUCY,
     Algorithm,
     Descend,
@@ -23,6 +22,7 @@ from chunkflow.kernels.deconvolve import (
     TotalVariation,
     WienerButterworth,
 )
+from chunkflow.kernels.blur import DepthPsfs, Edges
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 Values = NDArray[np.float64]
@@ -102,7 +102,7 @@ class Reference:
         gradient = [self.difference(axis) for axis in range(3)]
         if isinstance(algorithm.penalty, TotalVariation):
             steps = [g @ x for g in gradient]
-            length = np.sqrt(sum(s**2 for s in steps) + (deconvolve.FLAT_GRADIENT * START) ** 2)
+            length = np.sqrt(sum(s**2 for s in steps) + (algorithms.FLAT_GRADIENT * START) ** 2)
             divergence = -sum(g.T @ (s / length) for g, s in zip(gradient, steps, strict=True))
             return np.asarray(1 - algorithm.penalty.regularization * divergence)
         laplacian = -sum(g.T @ g for g in gradient) / 12

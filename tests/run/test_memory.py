@@ -65,7 +65,7 @@ RESTORATIONS = {
     "stop": cf.Deconvolve(psf=PSF, stop="auto", tile=(64, 64, 64), iterations=3),
     "depth": cf.Deconvolve(psf=DEPTH, tile=(64, 64, 64), iterations=3, tolerance=0.5),
 }
-FAST = ("richardson-lucy", "stop")
+FAST = ("richardson-lucy",)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a pass is told by Linux alone")
