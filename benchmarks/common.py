@@ -8,12 +8,14 @@ the spread is printed beside it.
 from __future__ import annotations
 
 import argparse
+import cProfile
 import gc
 import importlib
 import json
 import multiprocessing
 import os
 import platform
+import pstats
 import sys
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +29,8 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import psutil
+
+from chunkflow.run.journal import Journal
 
 T = TypeVar("T")
 
@@ -288,6 +292,45 @@ def spread(timings: Mapping[str, Timing]) -> str:
     return "rounds: " + "; ".join(f"{name} {timing}" for name, timing in timings.items())
 
 
+@dataclass(slots=True)
+class PassClock:
+    """A listener of a run's events that tells how long each pass took. A pass ends with its last unit."""
+
+    began: float = field(default_factory=perf_counter)
+    moments: list[tuple[float, str]] = field(default_factory=list)
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["event"] in ("pass", "unit"):
+            self.moments.append((perf_counter(), str(event["pass"])))
+
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds by pass, from the end of the one before; "the end" is from the last unit until now."""
+        spent: dict[str, float] = {}
+        before = self.began
+        for moment, name in self.moments:
+            spent[name] = spent.get(name, 0.0) + moment - before
+            before = moment
+        return {**spent, "the end": perf_counter() - before}
+
+    def text(self, least: float = 0.03) -> str:
+        """The passes that took most, down to a share of the whole."""
+        spent = self.seconds()
+        total = sum(spent.values())
+        shown = sorted((s, name) for name, s in spent.items() if s >= least * total)[::-1]
+        return ", ".join(f"{name} {s:.2f}" for s, name in shown) + f"; all {total:.2f} s"
+
+
+def profile_of(function: Callable[[], Any], count: int = 12) -> str:
+    """A remark: the functions in which one call spends most of its time, with seconds of their own and calls."""
+    profile = cProfile.Profile()
+    profile.runcall(function)
+    stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    rows = sorted(((own, calls, at) for at, (_, calls, own, _, _) in stats.items()), reverse=True)[:count]
+    total = sum(own for _, _, own, _, _ in stats.values())
+    shown = [f"{Path(file).stem}.{name} {own:.2f} s ({calls})" for own, calls, (file, _, name) in rows]
+    return f"{total:.2f} s under cProfile (which slows small functions): " + ", ".join(shown)
+
+
 def peak_mib(function: Callable[[], Any]) -> float:
     """Peak of what numpy and Python allocate during a call, MiB, its result included. Slow; not for timed runs."""
     gc.collect()
@@ -299,6 +342,31 @@ def peak_mib(function: Callable[[], Any]) -> float:
         return peak / 2**20
     finally:
         tracemalloc.stop()
+
+
+STAGES = {
+    "scan": ("scan", "range"),
+    "deconvolve": ("deconvolve",),
+    "threshold": ("histogram", "threshold"),
+    "label": ("label", "seams", "regions", "relabel"),
+    "skeleton": ("distance", "thin", "residual", "skeleton", "graph"),
+    "measure": ("measure", "objects", "contacts", "networks"),
+    "pyramids": ("pyramid",),
+}
+"""First words of the names of passes, by stage."""
+
+
+def stage_of(name: str) -> str:
+    """The stage that a pass belongs to."""
+    word = name.split("-")[0]
+    return next((stage for stage, words in STAGES.items() if word in words), word)
+
+
+def units_of(out: Path) -> list[tuple[str, Mapping[str, Any]]]:
+    """Pass and journal line of every unit of the last run in a folder."""
+    journal = Journal.read(out / "run" / "journal.jsonl")
+    fingerprints = json.loads((out / "run" / "plan.json").read_text(encoding="utf-8"))["fingerprints"]
+    return [(name, line) for name, key in fingerprints.items() for line in journal.state(key).done.values()]
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:

@@ -9,7 +9,6 @@ The memory that a plan projects is compared with the peak that the workers had.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections import defaultdict
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import Report, Row, in_fresh_process, options, peer
+from common import STAGES, Report, Row, in_fresh_process, options, peer, stage_of, units_of
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import filters, measure, morphology, restoration
@@ -32,7 +31,6 @@ import chunkflow as cf
 from chunkflow.geometry.box import Box
 from chunkflow.geometry.scale import Scale
 from chunkflow.kernels import psf
-from chunkflow.run.journal import Journal
 from chunkflow.run.worker import peak_rss
 from chunkflow.storage.layout import layout_for_core
 from chunkflow.storage.omezarr import write_image_group
@@ -48,25 +46,7 @@ BACKGROUND = 10.0
 SMOOTH_UM = 0.06
 MIN_VOXELS = 64
 
-STAGE_OF_PASS = {
-    "scan": "scan",
-    "range": "scan",
-    "deconvolve": "deconvolve",
-    "deconvolve-range": "deconvolve",
-    "histogram": "threshold",
-    "threshold": "threshold",
-    "label": "label",
-    "seams": "label",
-    "label-merge": "label",
-    "regions-merge": "label",
-    "relabel": "label",
-    "distance": "skeleton",
-    "thin": "skeleton",
-    "graph": "skeleton",
-    "measure": "measure",
-    "objects": "measure",
-}
-STAGES = (*dict.fromkeys(STAGE_OF_PASS.values()), "pyramids", "publish")
+WALL = (*STAGES, "publish")
 
 PEERS = {
     "scan": "read",
@@ -146,7 +126,7 @@ def our_run(source: Path, out: Path, block: int, workers: int) -> dict[str, Any]
     plan = pipeline().plan(str(source), out, block=(block,) * 3)
     result = plan.run(on="serial" if workers == 1 else "local", workers=workers, on_event=listen)
     total = perf_counter() - began
-    units = _units(out)
+    units = [line for _, line in units_of(out)]
     peaks: dict[int, int] = defaultdict(int)
     for unit in units:
         peaks[unit["worker"]] = max(peaks[unit["worker"]], unit["peak"])
@@ -164,19 +144,12 @@ def our_run(source: Path, out: Path, block: int, workers: int) -> dict[str, Any]
     }
 
 
-def _units(out: Path) -> list[Mapping[str, Any]]:
-    """Journal lines of the units of the last run."""
-    journal = Journal.read(out / "run" / "journal.jsonl")
-    fingerprints = json.loads((out / "run" / "plan.json").read_text(encoding="utf-8"))["fingerprints"]
-    return [line for key in fingerprints.values() for line in journal.state(key).done.values()]
-
-
 def _by_stage(events: list[tuple[float, str]], began: float, total: float) -> dict[str, float]:
     """Wall seconds: a pass lasts from the event before its first to its last; what follows them all is publishing."""
-    seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+    seconds: dict[str, float] = dict.fromkeys(WALL, 0.0)
     before = began
     for moment, name in events:
-        seconds[STAGE_OF_PASS.get(name, "pyramids")] += moment - before
+        seconds[stage_of(name)] += moment - before
         before = moment
     seconds["publish"] = began + total - before
     return seconds
@@ -187,7 +160,7 @@ def peer_run(source: Path, out: Path, has_skan: bool) -> dict[str, Any]:
     shutil.rmtree(out, ignore_errors=True)
     if has_skan:
         import skan  # noqa: F401  # slow to import: not part of what is timed
-    seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+    seconds: dict[str, float] = dict.fromkeys(WALL, 0.0)
     began = perf_counter()
     with _timed(seconds, "scan"):
         volume = open_array(source / "0", Scale(VOXEL_UM))
@@ -249,7 +222,7 @@ def _store(path: Path, data: NDArray[Any], name: str) -> None:
 def _add_rows(report: Report, runs: Mapping[str, list[dict[str, Any]]], side: int, peers: Mapping[str, str]) -> None:
     whole = "scikit-image and scipy, whole volume, 1 process"
     for workers in ("1 worker", "2 workers"):
-        for stage in STAGES:
+        for stage in WALL:
             ours, theirs = (median(run["seconds"][stage] for run in runs[name]) for name in (workers, "peer"))
             name = f"{side}^3, {workers}, {stage} [s]"
             value = theirs if stage in peers else None
