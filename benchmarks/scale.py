@@ -1,9 +1,9 @@
 """One network through every block, from 8 to 512 blocks: what a block costs, and what the driver holds.
 
-A lattice of wavy tubes fills the volume: one object, whose loops are those of the lattice but for a few holes that voxels
-leave where tubes cross. Its mask goes through label, skeleton and measure in blocks of 128^3 on four workers. A block should cost the same however many
-there are, and the driver should not grow. Every size runs in a fresh process, which is the driver. The largest takes
-20 minutes.
+A lattice of wavy tubes fills the volume: one object, whose loops are those of the lattice but for a few holes that
+voxels leave where tubes cross. Its mask goes through label, skeleton and measure in blocks of 128^3 on four workers. A
+block should cost the same however many there are, and the driver should not grow. Every size runs in a fresh process,
+which is the driver. The largest takes 20 minutes.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def main() -> None:
             report.rows.append(Row(name=f"{what}: peak of a {name} [MiB]", ours=run[name], peer=peer, peer_value=value))
         report.notes.append(
             f"{what}: {run['wall']:.0f} s on {workers} workers, {run['objects']} object, {run['loops']} loops in the "
-            f"graph, {run['loops_of_mask']} in the mask, {loops_of(side)} in the lattice, certified {run['certified']}, {run['branches']} branches, {run['length_um']:.0f} um; "
-            f"projected peak {run['projected']:.0f} MiB"
+            f"graph, {run['loops_of_mask']} in the mask, {loops_of(side)} in the lattice, certified "
+            f"{run['certified']}, {run['branches']} branches, {run['length_um']:.0f} um; projected peak "
+            f"{run['projected']:.0f} MiB"
         )
     report.finish()
 
