@@ -1,25 +1,16 @@
-"""The command line: every command is one call of the Python API, its errors one sentence and an exit code.
-
-0 complete and checked, 1 unexpected, 2 bad usage or configuration, 3 blocks set aside or a result that is not
-certified (or a demo outside its tolerance), 4 disk full, 5 output in use, 6 input changed, 130 interrupted.
-"""
+"""The commands: every one is a call of the Python API."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shlex
-import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, Literal, NoReturn, ParamSpec
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -27,14 +18,25 @@ from rich.progress import Progress
 from rich.table import Table
 
 from chunkflow.backend import compute_kind, find_device
+from chunkflow.cli.endings import INTERRUPTED, Settings, reported
+from chunkflow.cli.show import (
+    PLAIN,
+    counted,
+    fact,
+    new_console,
+    numbers,
+    print_plan,
+    print_psf,
+    print_status,
+    print_summary,
+    totals,
+)
 from chunkflow.errors import ChunkflowError, IncompleteError, UsageError
 from chunkflow.geometry.box import Triple
 from chunkflow.plan.pipeline import Pipeline
 from chunkflow.plan.plan import Plan
-from chunkflow.report.facts import RunFacts
 from chunkflow.report.psf_picture import png_of_psf
 from chunkflow.report.report import write_report
-from chunkflow.report.restoration import restoration_numbers, restored_with
 from chunkflow.run import demo as demonstration
 from chunkflow.run import make_psf, synthesise
 from chunkflow.run import status as states
@@ -43,16 +45,10 @@ from chunkflow.run.check import check as facts_of
 from chunkflow.run.driver import reusable, run_plan
 from chunkflow.run.engine import chosen_engine
 from chunkflow.run.progress import progress, write_json
-from chunkflow.run.result import Result, uncertified
+from chunkflow.run.result import uncertified
 from chunkflow.stages.microscope import described
 from chunkflow.storage.files import write_atomic
 from chunkflow.storage.tiff import import_tiff
-
-P = ParamSpec("P")
-
-INTERRUPTED = 130
-DISK_FULL = 4
-WIDE = 160  # columns where the output is no terminal: tables are not to be cut
 
 app = typer.Typer(
     add_completion=False,
@@ -85,12 +81,6 @@ VoxelOption = Annotated[
 ]
 
 
-class _Settings:
-    """What the options before the command say."""
-
-    debug = False
-
-
 def main() -> None:
     """Run the command line."""
     app()
@@ -110,71 +100,7 @@ def options(
     ] = False,
 ) -> None:
     """Options of all commands."""
-    _Settings.debug = debug
-
-
-def reported(command: Callable[P, None]) -> Callable[P, None]:
-    """A command whose errors become a sentence on stderr and an exit code."""
-
-    @wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        with _terminated_like_interrupted():
-            try:
-                command(*args, **kwargs)
-            except (typer.Exit, typer.Abort):
-                raise
-            except KeyboardInterrupt as error:
-                _fail("interrupted; the same command goes on where this one stopped", INTERRUPTED, error)
-            except ChunkflowError as error:
-                _fail(str(error), error.exit_code, error)
-            except OSError as error:
-                if error.errno == errno.EPIPE:
-                    raise
-                _fail_of_system(error)
-            except Exception as error:
-                _unexpected(error)
-
-    return wrapper
-
-
-def _fail_of_system(error: OSError) -> NoReturn:
-    """Full disks and paths that cannot be used are the user's to change; everything else is unexpected."""
-    said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        _fail(f"{said}. Free some space and run the same command again", DISK_FULL, error)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
-        _fail(f"{said}. Choose another path, or change its permissions", UsageError.exit_code, error)
-    _unexpected(error)
-
-
-def _fail(message: str, code: int, error: BaseException) -> NoReturn:
-    if _Settings.debug:
-        traceback.print_exception(error)
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
-    raise typer.Exit(code)
-
-
-def _unexpected(error: Exception) -> NoReturn:
-    traceback.print_exception(error)
-    typer.echo(
-        f"error: unexpected {type(error).__name__}; this is a fault of chunkflow, please report the lines above",
-        err=True,
-    )
-    raise typer.Exit(ChunkflowError.exit_code)
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM, which schedulers send, ends a command as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    Settings.debug = debug
 
 
 @app.command()
@@ -186,7 +112,7 @@ def demo(
     device: DeviceOption = "auto",
 ) -> None:
     """The whole pipeline on a synthetic volume with known truth."""
-    console = _console()
+    console = new_console()
     with progress(console) as listener:
         done = demonstration.run_demo(
             folder, workers=workers, on=on, device=device, on_event=listener, command=_command()
@@ -203,7 +129,7 @@ def demo(
         found={row.name: row.found for row in done.rows},
         tolerance={row.name: row.tolerance for row in done.rows},
     )
-    _print_summary(console, done.result, report)
+    print_summary(console, done.result, report)
     console.print(f"{'change it':<13} edit {done.pipeline}, then: chunkflow run {done.pipeline}", **PLAIN)
     if not done.is_within:
         raise IncompleteError("the demo is outside its tolerance", "The table above says where")
@@ -235,13 +161,13 @@ def import_(
             on_plane=lambda count, total: bar.update(task, completed=count, total=total),
         )
     shape = " ".join(f"{letter}={length}" for letter, length in zip(done.axes, done.shape, strict=True))
-    typer.echo(f"{done.destination}: {shape}, {done.dtype}, from {_counted(done.files, 'file')}")
+    typer.echo(f"{done.destination}: {shape}, {done.dtype}, from {counted(done.files, 'file')}")
     if len(done.channels) > 1:
         typer.echo(f"channels: {', '.join(done.channels)}")
-    typer.echo(f"voxel size {_numbers(done.voxel_um)} um (z y x), {done.voxel_source}")
+    typer.echo(f"voxel size {numbers(done.voxel_um)} um (z y x), {done.voxel_source}")
     for name, facts in zip(done.channels, done.optics, strict=True):
         if facts:
-            typer.echo(f"optics of {name}: {', '.join(f'{k} {_fact(v)}' for k, v in facts.items())}, from the file")
+            typer.echo(f"optics of {name}: {', '.join(f'{k} {fact(v)}' for k, v in facts.items())}, from the file")
 
 
 @app.command()
@@ -261,7 +187,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a pipeline; the same command goes on where it was stopped."""
-    console = _console()
+    console = new_console()
     with _end_in_json(console, as_json), progress(console, as_json=as_json) as listener:
         plan = _planned(pipeline, source, input, output, block, workers, set, restart)
         result = run_plan(
@@ -277,12 +203,12 @@ def run(
     count = uncertified(result)
     if as_json:
         code = IncompleteError.exit_code if count else 0
-        write_json(console, {"event": "end", "code": code, "output": str(result.path), **_totals(result)})
+        write_json(console, {"event": "end", "code": code, "output": str(result.path), **totals(result)})
     else:
-        _print_summary(console, result, result.path / "report.html")
+        print_summary(console, result, result.path / "report.html")
     if count:
         raise IncompleteError(
-            f"the skeletons of {_counted(count, 'object')} are not certified; all results are written",
+            f"the skeletons of {counted(count, 'object')} are not certified; all results are written",
             "See the column certified of tables/objects",
         )
 
@@ -314,7 +240,7 @@ def plan(
     if as_json:
         typer.echo(json.dumps({**planned.to_dict(), "reused": list(reused)}, indent=1))
     else:
-        _print_plan(_console(), planned, reused)
+        print_plan(new_console(), planned, reused)
 
 
 @app.command()
@@ -328,7 +254,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1))
     else:
-        _print_status(_console(), found)
+        print_status(new_console(), found)
 
 
 @app.command()
@@ -343,7 +269,7 @@ def check(
         typer.echo(json.dumps(facts, indent=1))
         return
     for name, value in facts.items():
-        typer.echo(f"{name:<15} {_fact(value)}")
+        typer.echo(f"{name:<15} {fact(value)}")
 
 
 @app.command()
@@ -359,9 +285,9 @@ def synth(
 ) -> None:
     """Draw a volume of tubes with known objects, loops and lengths."""
     truth = synthesise.synthesise(destination, shape=shape, voxel_um=voxel_um, seed=seed, overwrite=overwrite)
-    typer.echo(f"{Path(destination) / 'image.ome.zarr'}: {_fact(truth['shape'])} voxels, with labels/truth")
+    typer.echo(f"{Path(destination) / 'image.ome.zarr'}: {fact(truth['shape'])} voxels, with labels/truth")
     typer.echo(
-        f"{_counted(truth['objects'], 'object')}, {_counted(truth['loops'], 'loop')}, "
+        f"{counted(truth['objects'], 'object')}, {counted(truth['loops'], 'loop')}, "
         f"{truth['length_um']:.1f} um, {truth['volume_um3']:.1f} um3 (truth.json)"
     )
 
@@ -418,14 +344,7 @@ def psf(
     if as_json:
         typer.echo(json.dumps({"output": str(tiff), "picture": str(picture), **made.to_dict()}, indent=1))
     else:
-        _print_psf(_console(), made, tiff, picture)
-
-
-PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDE)
+        print_psf(new_console(), made, tiff, picture)
 
 
 def _command() -> str:
@@ -459,136 +378,6 @@ def _planned(
     if source is not None and named_source is not None:
         raise UsageError(f"two inputs are named, {source} and {named_source}", "Name one")
     if block is not None and min(block) < 1:
-        raise UsageError(f"--block {_fact(block)} is not positive", "Give voxels for z, y, x")
+        raise UsageError(f"--block {fact(block)} is not positive", "Give voxels for z, y, x")
     described = Pipeline.from_yaml(pipeline, overrides or ())
     return described.plan(source or named_source, output, block=block, workers=workers, resume=not restart)
-
-
-def _totals(result: Result) -> dict[str, Any]:
-    """What a run found, as far as it measured it."""
-    tables = result.path / "tables"
-    found: dict[str, Any] = {}
-    if (tables / "objects.parquet").is_file():
-        found |= {"objects": len(result.objects), "volume_um3": float(result.objects.volume_um3.sum())}
-    if (tables / "branches.parquet").is_file():
-        found["length_um"] = float(result.branches.length_um.sum())
-    if len(found) == 3:
-        found |= {"loops": int(result.objects.b1_graph.sum()), "certified": int(result.objects.certified.sum())}
-    if restored := restoration_numbers(RunFacts(result)):
-        found["restoration"] = restored
-    return found
-
-
-def _print_summary(console: Console, result: Result, report: Path) -> None:
-    found = _totals(result)
-    words = []
-    if "objects" in found:
-        words += [_counted(found["objects"], "object"), f"volume {found['volume_um3']:.1f} um3"]
-    if "length_um" in found:
-        words.append(f"total length {found['length_um']:.1f} um")
-    if "loops" in found:
-        words += [_counted(found["loops"], "loop"), f"certified {found['certified']} of {found['objects']}"]
-    out = result.path
-    restored = restored_with(RunFacts(result)).removeprefix("restored ")
-    lines = {"found": ", ".join(words), "restored": restored, "result": str(out), "report": str(report)}
-    if (out / "image.ome.zarr").is_dir():
-        lines["napari"] = f"napari --plugin napari-ome-zarr {shlex.quote(str(out / 'image.ome.zarr'))}"
-    if (out / "graph" / "precomputed").is_dir():
-        lines["neuroglancer"] = f"serve {out}, then zarr://URL/image.ome.zarr and precomputed://URL/graph/precomputed"
-    if (out / "tables").is_dir():
-        lines["pandas"] = f'import chunkflow; chunkflow.open_result("{out}").objects'
-    for name, text in lines.items():
-        if text:
-            console.print(f"{name:<13} {text}", **PLAIN)
-
-
-def _print_plan(console: Console, plan: Plan, reused: Sequence[str]) -> None:
-    console.print(
-        f"input {plan.input.path}: {_fact(plan.input.shape)} voxels of {_numbers(plan.input.scale.voxel_um)} um; "
-        f"output {plan.output}: {_fact(plan.shape)} voxels of {_numbers(plan.scale.voxel_um)} um",
-        **PLAIN,
-    )
-    console.print(f"block {_fact(plan.block)}", **PLAIN)
-    passes = Table("pass", "units", "core", "halo", "read x", "peak MiB", "")
-    for p in plan.to_dict()["passes"]:
-        is_merge = p["merge"]
-        passes.add_row(
-            p["name"],
-            str(p["units"]),
-            "" if is_merge else _fact(p["core"]),
-            "" if is_merge else _fact(p["halo"]),
-            "" if p["read_amplification"] is None else f"{p['read_amplification']:.2f}",
-            _mib(p["peak_bytes"]),
-            "re-used" if p["name"] in reused else "",
-        )
-    console.print(passes)
-    arrays = Table("array", "shape", "type", "chunk", "shard", "MiB", "")
-    for a in plan.to_dict()["arrays"]:
-        kept = "kept" if a["kept"] else "temporary"
-        shard = "" if a["shard"] is None else _fact(a["shard"])
-        size = _mib(a["bytes"])
-        arrays.add_row(a["name"], _fact(a["shape"]), a["dtype"], _fact(a["chunk"]), shard, size, kept)
-    console.print(arrays)
-    for word, is_kept in (("kept", True), ("temporary", False)):
-        total = sum(a.nbytes for a in plan.arrays.values() if a.kept == is_kept)
-        console.print(f"arrays {word}: {_mib(total)} MiB before compression", **PLAIN)
-    console.print(
-        f"projected peak per worker: {_mib(plan.peak_bytes)} MiB of the {_mib(plan.memory)} MiB it may take", **PLAIN
-    )
-    if "psf" in plan.facts:
-        console.print(f"PSF: {described(plan.facts['psf'])}", **PLAIN)
-    for warning in plan.warnings:
-        console.print(f"warning: {warning}", **PLAIN)
-
-
-def _print_psf(console: Console, made: make_psf.MadePsf, tiff: Path, picture: Path) -> None:
-    table = Table("", "value", "source")
-    for name, (value, origin) in made.facts.items():
-        table.add_row(name, _fact(value), origin)
-    console.print(table)
-    if made.beads is not None:
-        quality = Table("beads", "")
-        for name, text in make_psf.quality_rows(made.beads):
-            quality.add_row(name, text)
-        console.print(quality)
-    for warning in made.warnings:
-        console.print(f"warning: {warning}", **PLAIN)
-    console.print(f"{tiff}: {_fact(made.voxels.shape)} voxels of {_numbers(made.voxel_um)} um (z y x)", **PLAIN)
-    console.print(f"{'picture':<13} {picture}", **PLAIN)
-    console.print(f"{'use it':<13} deconvolve: {{psf: {{path: {tiff}}}}}", **PLAIN)
-
-
-def _print_status(console: Console, found: states.Status) -> None:
-    ended = "" if found.code is None else f" (exit code {found.code})"
-    console.print(f"{found.output}: {found.state}{ended}", **PLAIN)
-    table = Table("pass", "state", "done", "failed", "missing")
-    for p in found.passes:
-        failed, missing = (str(count) if count else "" for count in (len(p.failed), p.missing))
-        table.add_row(p.name, p.state, f"{p.done} of {p.units}", failed, missing)
-    if found.passes:
-        console.print(table)
-    for p in found.passes:
-        for unit in p.failed:
-            console.print(f"failed: {p.name} block {unit.unit} at {unit.core}: {unit.error}", **PLAIN)
-    if found.passes and found.state != "complete" and all(p.state == "done" for p in found.passes):
-        console.print("every pass is done; the results are not in their places yet", **PLAIN)
-    if found.state not in ("running", "complete") and found.command:
-        console.print(f"to go on: {found.command}", **PLAIN)
-
-
-def _fact(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_fact, value)) if any(isinstance(v, list | str) for v in value) else _numbers(value)
-    return "none" if value is None else str(value)
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.6g}" for value in values)
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.0f}" if count >= 10 * 2**20 else f"{count / 2**20:.1f}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

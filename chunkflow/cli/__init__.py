@@ -1,0 +1,5 @@
+"""The command line."""
+
+from chunkflow.cli.commands import app, main
+
+__all__ = ["app", "main"]

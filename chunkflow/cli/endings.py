@@ -1,0 +1,95 @@
+"""How commands end: every error is a sentence on stderr and an exit code.
+
+0 complete and checked, 1 unexpected, 2 bad usage or configuration, 3 blocks set aside or a result that is not
+certified (or a demo outside its tolerance), 4 disk full, 5 output in use, 6 input changed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import FrameType
+from typing import NoReturn, ParamSpec
+
+import typer
+
+from chunkflow.errors import ChunkflowError, UsageError
+
+P = ParamSpec("P")
+
+INTERRUPTED = 130
+DISK_FULL = 4
+
+
+class Settings:
+    """What the options before the command say."""
+
+    debug = False
+
+
+def reported(command: Callable[P, None]) -> Callable[P, None]:
+    """A command whose errors become a sentence on stderr and an exit code."""
+
+    @wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        with _terminated_like_interrupted():
+            try:
+                command(*args, **kwargs)
+            except (typer.Exit, typer.Abort):
+                raise
+            except KeyboardInterrupt as error:
+                _fail("interrupted; the same command goes on where this one stopped", INTERRUPTED, error)
+            except ChunkflowError as error:
+                _fail(str(error), error.exit_code, error)
+            except OSError as error:
+                if error.errno == errno.EPIPE:
+                    raise
+                _fail_of_system(error)
+            except Exception as error:
+                _unexpected(error)
+
+    return wrapper
+
+
+def _fail_of_system(error: OSError) -> NoReturn:
+    """Full disks and paths that cannot be used are the user's to change; everything else is unexpected."""
+    said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _fail(f"{said}. Free some space and run the same command again", DISK_FULL, error)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+        _fail(f"{said}. Choose another path, or change its permissions", UsageError.exit_code, error)
+    _unexpected(error)
+
+
+def _fail(message: str, code: int, error: BaseException) -> NoReturn:
+    if Settings.debug:
+        traceback.print_exception(error)
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    raise typer.Exit(code)
+
+
+def _unexpected(error: Exception) -> NoReturn:
+    traceback.print_exception(error)
+    typer.echo(
+        f"error: unexpected {type(error).__name__}; this is a fault of chunkflow, please report the lines above",
+        err=True,
+    )
+    raise typer.Exit(ChunkflowError.exit_code)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, which schedulers send, ends a command as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,166 @@
+"""What commands print: tables and lines for people, numbers for machines."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from chunkflow.plan.plan import Plan
+from chunkflow.report.facts import RunFacts
+from chunkflow.report.restoration import restoration_numbers, restored_with
+from chunkflow.run import make_psf
+from chunkflow.run import status as states
+from chunkflow.run.result import Result
+from chunkflow.stages.microscope import described
+
+WIDE = 160  # columns where the output is no terminal: tables are not to be cut
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+
+
+def new_console() -> Console:
+    """The terminal, or a page wide enough for every table."""
+    return Console(width=None if sys.stdout.isatty() else WIDE)
+
+
+def totals(result: Result) -> dict[str, Any]:
+    """What a run found, as far as it measured it."""
+    tables = result.path / "tables"
+    found: dict[str, Any] = {}
+    if (tables / "objects.parquet").is_file():
+        found |= {"objects": len(result.objects), "volume_um3": float(result.objects.volume_um3.sum())}
+    if (tables / "branches.parquet").is_file():
+        found["length_um"] = float(result.branches.length_um.sum())
+    if len(found) == 3:
+        found |= {"loops": int(result.objects.b1_graph.sum()), "certified": int(result.objects.certified.sum())}
+    if restored := restoration_numbers(RunFacts(result)):
+        found["restoration"] = restored
+    return found
+
+
+def print_summary(console: Console, result: Result, report: Path) -> None:
+    """What a run found, and where it is."""
+    found = totals(result)
+    words = []
+    if "objects" in found:
+        words += [counted(found["objects"], "object"), f"volume {found['volume_um3']:.1f} um3"]
+    if "length_um" in found:
+        words.append(f"total length {found['length_um']:.1f} um")
+    if "loops" in found:
+        words += [counted(found["loops"], "loop"), f"certified {found['certified']} of {found['objects']}"]
+    out = result.path
+    restored = restored_with(RunFacts(result)).removeprefix("restored ")
+    lines = {"found": ", ".join(words), "restored": restored, "result": str(out), "report": str(report)}
+    if (out / "image.ome.zarr").is_dir():
+        lines["napari"] = f"napari --plugin napari-ome-zarr {shlex.quote(str(out / 'image.ome.zarr'))}"
+    if (out / "graph" / "precomputed").is_dir():
+        lines["neuroglancer"] = f"serve {out}, then zarr://URL/image.ome.zarr and precomputed://URL/graph/precomputed"
+    if (out / "tables").is_dir():
+        lines["pandas"] = f'import chunkflow; chunkflow.open_result("{out}").objects'
+    for name, text in lines.items():
+        if text:
+            console.print(f"{name:<13} {text}", **PLAIN)
+
+
+def print_plan(console: Console, plan: Plan, reused: Sequence[str]) -> None:
+    """Passes and arrays of a plan, with what they take."""
+    console.print(
+        f"input {plan.input.path}: {fact(plan.input.shape)} voxels of {numbers(plan.input.scale.voxel_um)} um; "
+        f"output {plan.output}: {fact(plan.shape)} voxels of {numbers(plan.scale.voxel_um)} um",
+        **PLAIN,
+    )
+    console.print(f"block {fact(plan.block)}", **PLAIN)
+    passes = Table("pass", "units", "core", "halo", "read x", "peak MiB", "")
+    for p in plan.to_dict()["passes"]:
+        is_merge = p["merge"]
+        passes.add_row(
+            p["name"],
+            str(p["units"]),
+            "" if is_merge else fact(p["core"]),
+            "" if is_merge else fact(p["halo"]),
+            "" if p["read_amplification"] is None else f"{p['read_amplification']:.2f}",
+            mib(p["peak_bytes"]),
+            "re-used" if p["name"] in reused else "",
+        )
+    console.print(passes)
+    arrays = Table("array", "shape", "type", "chunk", "shard", "MiB", "")
+    for a in plan.to_dict()["arrays"]:
+        kept = "kept" if a["kept"] else "temporary"
+        shard = "" if a["shard"] is None else fact(a["shard"])
+        size = mib(a["bytes"])
+        arrays.add_row(a["name"], fact(a["shape"]), a["dtype"], fact(a["chunk"]), shard, size, kept)
+    console.print(arrays)
+    for word, is_kept in (("kept", True), ("temporary", False)):
+        total = sum(a.nbytes for a in plan.arrays.values() if a.kept == is_kept)
+        console.print(f"arrays {word}: {mib(total)} MiB before compression", **PLAIN)
+    console.print(
+        f"projected peak per worker: {mib(plan.peak_bytes)} MiB of the {mib(plan.memory)} MiB it may take", **PLAIN
+    )
+    if "psf" in plan.facts:
+        console.print(f"PSF: {described(plan.facts['psf'])}", **PLAIN)
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}", **PLAIN)
+
+
+def print_psf(console: Console, made: make_psf.MadePsf, tiff: Path, picture: Path) -> None:
+    """The facts of a PSF, and where it was written."""
+    table = Table("", "value", "source")
+    for name, (value, origin) in made.facts.items():
+        table.add_row(name, fact(value), origin)
+    console.print(table)
+    if made.beads is not None:
+        quality = Table("beads", "")
+        for name, text in make_psf.quality_rows(made.beads):
+            quality.add_row(name, text)
+        console.print(quality)
+    for warning in made.warnings:
+        console.print(f"warning: {warning}", **PLAIN)
+    console.print(f"{tiff}: {fact(made.voxels.shape)} voxels of {numbers(made.voxel_um)} um (z y x)", **PLAIN)
+    console.print(f"{'picture':<13} {picture}", **PLAIN)
+    console.print(f"{'use it':<13} deconvolve: {{psf: {{path: {tiff}}}}}", **PLAIN)
+
+
+def print_status(console: Console, found: states.Status) -> None:
+    """The passes of a run, done or not, and how to go on."""
+    ended = "" if found.code is None else f" (exit code {found.code})"
+    console.print(f"{found.output}: {found.state}{ended}", **PLAIN)
+    table = Table("pass", "state", "done", "failed", "missing")
+    for p in found.passes:
+        failed, missing = (str(count) if count else "" for count in (len(p.failed), p.missing))
+        table.add_row(p.name, p.state, f"{p.done} of {p.units}", failed, missing)
+    if found.passes:
+        console.print(table)
+    for p in found.passes:
+        for unit in p.failed:
+            console.print(f"failed: {p.name} block {unit.unit} at {unit.core}: {unit.error}", **PLAIN)
+    if found.passes and found.state != "complete" and all(p.state == "done" for p in found.passes):
+        console.print("every pass is done; the results are not in their places yet", **PLAIN)
+    if found.state not in ("running", "complete") and found.command:
+        console.print(f"to go on: {found.command}", **PLAIN)
+
+
+def fact(value: Any) -> str:
+    """A value as text: numbers with six digits, lists with commas."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(fact, value)) if any(isinstance(v, list | str) for v in value) else numbers(value)
+    return "none" if value is None else str(value)
+
+
+def numbers(values: Sequence[float]) -> str:
+    """Numbers one after the other."""
+    return " ".join(f"{value:.6g}" for value in values)
+
+
+def mib(count: int) -> str:
+    """Bytes in MiB."""
+    return f"{count / 2**20:,.0f}" if count >= 10 * 2**20 else f"{count / 2**20:.1f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
