@@ -18,6 +18,7 @@ from chunkflow.stages.measure import Measure
 from chunkflow.stages.predict import Predict
 from chunkflow.stages.psf import Psf
 from chunkflow.stages.resample import Resample
+from chunkflow.stages.segment import Segment
 from chunkflow.stages.skeleton import Skeleton
 from chunkflow.stages.threshold import Threshold
 from chunkflow.storage.omezarr import open_volume
@@ -38,6 +39,7 @@ __all__ = [
     "Psf",
     "Resample",
     "Result",
+    "Segment",
     "Skeleton",
     "Threshold",
     "open_result",

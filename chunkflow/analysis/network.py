@@ -123,7 +123,9 @@ def network_columns(nodes: Columns, branches: Columns) -> dict[str, NDArray[Any]
     piece_length = np.bincount(component[branches["node_a"]], weights=length, minlength=pieces)
     longest = np.zeros(rows)
     np.maximum.at(longest, of_piece, piece_length)
-    total = np.bincount(of_branch, weights=length, minlength=rows).astype(np.float64)  # in the order of the branches: any blocks, one sum
+    total = np.bincount(of_branch, weights=length, minlength=rows).astype(
+        np.float64
+    )  # in the order of the branches: any blocks, one sum
     count = np.bincount(of_branch, minlength=rows)
     nodes_of = np.bincount(of_node, minlength=rows)
     components = np.bincount(of_piece, minlength=rows)

@@ -21,6 +21,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 NODE_KINDS = np.array(["end", "junction", "isolated", "cycle"])
+FORMS = np.array(["tubes", "sheet", "blob"])
+SHEET = 1.5
 BRANCH_KINDS = np.array(["junction-junction", "end-junction", "end-end", "cycle"])
 
 
@@ -132,6 +134,28 @@ def node_columns(
         "radius_um": np.sqrt(graph.nodes.d2.astype(np.float64)) * unit_um,
         "kind": NODE_KINDS[kind],
     }
+
+
+def forms(
+    volume_um3: Floats, surface_um2: Floats, length_um: Floats, inscribed_um: Floats, *, voxel_um: float
+) -> NDArray[np.str_]:
+    """What an object is to a curve skeleton: (K,) "tubes", "sheet", "blob", or "" where no radius is known.
+
+    Surface times half the thickness over volume is 1 for a sheet, 2 for a cylinder and 3 for a ball, whatever they are
+    bent to; below `SHEET` the skeleton is an arbitrary net of lines in a sheet. The inscribed radius stands for half
+    the thickness, so that a sheet with a lump is not told. Of the others, one whose skeleton is no longer than it is
+    wide (twice the inscribed radius) is a blob.
+
+    Parameters
+    ----------
+    length_um : (K,) of the skeleton.
+    inscribed_um : (K,), NaN where it is not known.
+    voxel_um : half of it is taken off the radius, which ends at the centre of the nearest voxel outside.
+    """
+    half = np.maximum(inscribed_um - voxel_um / 2, 0)
+    is_blob = length_um <= 2 * inscribed_um
+    found = np.where(surface_um2 * half < SHEET * volume_um3, FORMS[1], np.where(is_blob, FORMS[2], FORMS[0]))
+    return np.where(np.isfinite(inscribed_um), found, "")
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]

@@ -27,9 +27,9 @@ from chunkflow.kernels.components import dense_labels
 
 Triple = tuple[int, int, int]
 
-_LIMB = 32
-_MASK = (1 << _LIMB) - 1
-_MOMENT_LIMBS, _SUM_LIMBS, _SQUARE_LIMBS = 2, 3, 5  # 95, 127 and 191 bits: what 2^63 voxels can add up to
+LIMB = 32
+LIMB_MASK = (1 << LIMB) - 1
+_MOMENT_LIMBS, SUM_LIMBS, SQUARE_LIMBS = 2, 3, 5  # 95, 127 and 191 bits: what 2^63 voxels can add up to
 _SECOND_LIMBS = 3
 PRODUCTS: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 """The axes of each second moment: zz, yy, xx, zy, zx, yx."""
@@ -112,16 +112,16 @@ def object_sums(
     _add_positions(dense, count, moment, second, extent)
     start = np.asarray(core_start, dtype=np.int64)
     shifted = moment + count[:, None] * start  # below 2^29 voxels times 2^31
-    sums, squares, limits = _intensity_sums(dense, rows, intensity, scale_power)
+    sums, squares, limits = intensity_sums(dense, rows, intensity, scale_power)
     return ObjectSums(
         label=present,
         count=count[1:],
         box_start=extent[1:, :, 0] + start,
         box_stop=extent[1:, :, 1] + 1 + start,
-        moment=_carry(np.stack((shifted, np.zeros_like(shifted)), axis=-1))[1:],
+        moment=carry(np.stack((shifted, np.zeros_like(shifted)), axis=-1))[1:],
         second=_shifted_second(count, moment, second, start)[1:],
-        intensity_sum=_carry(sums)[1:],
-        intensity_squares=_carry(squares)[1:],
+        intensity_sum=carry(sums)[1:],
+        intensity_squares=carry(squares)[1:],
         intensity_min=limits[1:, 0],
         intensity_max=limits[1:, 1],
     )
@@ -148,10 +148,10 @@ def merge_sums(parts: Sequence[ObjectSums]) -> ObjectSums:
         count=reduced("count", np.add),
         box_start=reduced("box_start", np.minimum),
         box_stop=reduced("box_stop", np.maximum),
-        moment=_carry(reduced("moment", np.add)),
-        second=_carry(reduced("second", np.add)),
-        intensity_sum=_carry(reduced("intensity_sum", np.add)),
-        intensity_squares=_carry(reduced("intensity_squares", np.add)),
+        moment=carry(reduced("moment", np.add)),
+        second=carry(reduced("second", np.add)),
+        intensity_sum=carry(reduced("intensity_sum", np.add)),
+        intensity_squares=carry(reduced("intensity_squares", np.add)),
         intensity_min=reduced("intensity_min", np.minimum),
         intensity_max=reduced("intensity_max", np.maximum),
     )
@@ -192,11 +192,37 @@ def object_columns(
         columns[f"bbox_{name}_max"] = totals.box_stop[:, axis]
     count = totals.count.astype(object)
     for axis, name in enumerate("zyx"):
-        centre = (_integers(totals.moment[:, axis]) / count).astype(np.float64)
+        centre = (integers(totals.moment[:, axis]) / count).astype(np.float64)
         columns[f"centroid_{name}_um"] = centre * voxel_um[axis] + translation_um[axis]
-    columns |= _intensity_columns(totals, count, scale_power)
+    limits = totals.intensity_min, totals.intensity_max
+    columns |= intensity_columns(totals.count, totals.intensity_sum, totals.intensity_squares, *limits, scale_power)
     columns["touches_border"] = _touches_border(totals, volume_shape)
     return columns
+
+
+def intensity_columns(
+    count: NDArray[np.int64],
+    total: NDArray[np.int64],
+    squares: NDArray[np.int64],
+    lowest: NDArray[np.float64],
+    highest: NDArray[np.float64],
+    scale_power: int,
+    *,
+    prefix: str = "intensity",
+) -> dict[str, NDArray[Any]]:
+    """PREFIX_{mean,sd,min,max} (float64; NaN where `lowest` is) from the sums of q and q^2 in limbs; see
+    `object_columns`.
+    """
+    n, s1, s2 = count.astype(object), integers(total), integers(squares)
+    mean = (s1 / n).astype(np.float64)
+    variance = ((n * s2 - s1 * s1) / (n * n)).astype(np.float64)
+    has_none = np.isnan(lowest)
+    return {
+        f"{prefix}_mean": np.where(has_none, np.nan, np.ldexp(mean, -scale_power)),
+        f"{prefix}_sd": np.where(has_none, np.nan, np.ldexp(np.sqrt(variance), -scale_power)),
+        f"{prefix}_min": lowest,
+        f"{prefix}_max": highest,
+    }
 
 
 def axis_columns(totals: ObjectSums, voxel_um: tuple[float, float, float]) -> dict[str, NDArray[Any]]:
@@ -217,10 +243,10 @@ def axis_columns(totals: ObjectSums, voxel_um: tuple[float, float, float]) -> di
     minor, both 1 for a ball (Lehmann, Insight Journal 2007).
     """
     count = totals.count.astype(object)
-    first = [_integers(totals.moment[:, axis]) for axis in range(3)]
+    first = [integers(totals.moment[:, axis]) for axis in range(3)]
     covariance = np.empty((len(totals), 3, 3))
     for k, (a, b) in enumerate(PRODUCTS):
-        central = (count * _integers(totals.second[:, k]) - first[a] * first[b]) / (count * count)
+        central = (count * integers(totals.second[:, k]) - first[a] * first[b]) / (count * count)
         box = voxel_um[a] ** 2 / 12 if a == b else 0.0
         covariance[:, a, b] = covariance[:, b, a] = central.astype(np.float64) * (voxel_um[a] * voxel_um[b]) + box
     values, vectors = np.linalg.eigh(covariance)
@@ -275,23 +301,10 @@ def _shifted_second(
             (count * start[a], start[b]),
         )
         for factor, by in products:
-            low = (factor & _MASK) * by
-            limbs[:, k, 0] += low & _MASK
-            limbs[:, k, 1] += (low >> _LIMB) + (factor >> _LIMB) * by
-    return _carry(limbs)
-
-
-def _intensity_columns(totals: ObjectSums, count: NDArray[np.object_], scale_power: int) -> dict[str, NDArray[Any]]:
-    total, squares = _integers(totals.intensity_sum), _integers(totals.intensity_squares)
-    mean = (total / count).astype(np.float64)
-    variance = ((count * squares - total * total) / (count * count)).astype(np.float64)
-    has_none = np.isnan(totals.intensity_min)
-    return {
-        "intensity_mean": np.where(has_none, np.nan, np.ldexp(mean, -scale_power)),
-        "intensity_sd": np.where(has_none, np.nan, np.ldexp(np.sqrt(variance), -scale_power)),
-        "intensity_min": totals.intensity_min,
-        "intensity_max": totals.intensity_max,
-    }
+            low = (factor & LIMB_MASK) * by
+            limbs[:, k, 0] += low & LIMB_MASK
+            limbs[:, k, 1] += (low >> LIMB) + (factor >> LIMB) * by
+    return carry(limbs)
 
 
 def _touches_border(totals: ObjectSums, volume_shape: Triple) -> NDArray[np.bool_]:
@@ -300,37 +313,50 @@ def _touches_border(totals: ObjectSums, volume_shape: Triple) -> NDArray[np.bool
     return np.asarray((at_side & (shape > 1)).any(axis=1))
 
 
-def _intensity_sums(
+def intensity_sums(
     dense: NDArray[np.uint32], rows: int, intensity: NDArray[Any] | None, scale_power: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Limbs of the sums of q and q^2, not carried, and (rows, 2) smallest and largest intensity."""
-    sums, squares = np.zeros((rows, _SUM_LIMBS), np.int64), np.zeros((rows, _SQUARE_LIMBS), np.int64)
+    """Limbs of the sums of q and q^2 by rank, not carried, and (rows, 2) smallest and largest intensity."""
+    sums, squares = np.zeros((rows, SUM_LIMBS), np.int64), np.zeros((rows, SQUARE_LIMBS), np.int64)
     limits = np.full((rows, 2), np.nan)
     if intensity is None:
         return sums, squares, limits
     limits[:] = np.inf, -np.inf
-    if intensity.dtype in (np.float16, np.bool_):  # numba computes with neither
-        intensity = intensity.astype(np.float32 if intensity.dtype == np.float16 else np.uint8)
+    intensity = _computable(intensity)
     is_float = np.issubdtype(intensity.dtype, np.floating)
     _add_intensities(dense, _fixed_point(intensity, 2.0**scale_power) if is_float else intensity, sums, squares)
     _add_limits(dense, intensity, limits)
     return sums, squares, limits
 
 
-def _carry(limbs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same integers with every limb but the last in [0, 2^32)."""
+def as_integers(intensity: NDArray[Any], scale_power: int) -> NDArray[Any]:
+    """q of each voxel: uint64 where the image is, else int64 (see `object_sums`)."""
+    intensity = _computable(intensity)
+    if np.issubdtype(intensity.dtype, np.floating):
+        return np.asarray(_fixed_point(intensity, 2.0**scale_power))
+    return intensity if intensity.dtype == np.uint64 else intensity.astype(np.int64)
+
+
+def _computable(intensity: NDArray[Any]) -> NDArray[Any]:
+    """The same values in a type that numba computes with: it knows neither half floats nor sums of booleans."""
+    kinds: dict[Any, Any] = {np.dtype(np.float16): np.float32, np.dtype(np.bool_): np.uint8}
+    return intensity.astype(kinds.get(intensity.dtype, intensity.dtype), copy=False)
+
+
+def carry(limbs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(..., L) limbs as the same integers with every limb but the last in [0, 2^32)."""
     carried = np.array(limbs, dtype=np.int64)
     for k in range(carried.shape[-1] - 1):
-        carried[..., k + 1] += carried[..., k] >> _LIMB  # an arithmetic shift: floor, also below zero
-        carried[..., k] &= _MASK
+        carried[..., k + 1] += carried[..., k] >> LIMB  # an arithmetic shift: floor, also below zero
+        carried[..., k] &= LIMB_MASK
     return carried
 
 
-def _integers(limbs: NDArray[np.int64]) -> NDArray[np.object_]:
+def integers(limbs: NDArray[np.int64]) -> NDArray[np.object_]:
     """(K, L) limbs as (K,) Python integers."""
     total = limbs[:, -1].astype(object)
     for k in range(limbs.shape[1] - 2, -1, -1):
-        total = (total << _LIMB) + limbs[:, k].astype(object)
+        total = (total << LIMB) + limbs[:, k].astype(object)
     return total
 
 
@@ -400,7 +426,7 @@ def _add_intensities(
     dense: NDArray[np.uint32], values: NDArray[np.integer], sums: NDArray[np.int64], squares: NDArray[np.int64]
 ) -> None:
     """Add q and q^2 to the limbs, without carrying: each voxel adds less than 2^34 to a limb."""
-    mask, shift = np.uint64(_MASK), np.uint64(_LIMB)
+    mask, shift = np.uint64(LIMB_MASK), np.uint64(LIMB)
     depth, height, width = dense.shape
     for z in range(depth):
         for y in range(height):

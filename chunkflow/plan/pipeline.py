@@ -29,6 +29,7 @@ from chunkflow.stages.predict import Predict
 from chunkflow.stages.psf import Psf
 from chunkflow.stages.pyramid import PyramidMode
 from chunkflow.stages.resample import Resample
+from chunkflow.stages.segment import Segment
 from chunkflow.stages.skeleton import Skeleton
 from chunkflow.stages.threshold import Threshold
 from chunkflow.storage.omezarr import open_volume
@@ -42,9 +43,12 @@ T = TypeVar("T")
 
 STAGES: dict[str, type[Any]] = {
     stage.key: stage
-    for stage in (Correct, Deconvolve, Resample, Predict, Threshold, Label, Instances, Skeleton, Measure)
+    for stage in (Correct, Deconvolve, Resample, Predict, Threshold, Label, Instances, Segment, Skeleton, Measure)
 }
-"""Stages by the name users give them, in the only order that makes sense; of label and instances, one."""
+"""Stages by the name users give them, in the only order that makes sense; of `NUMBERING`, one."""
+
+NUMBERING = ("label", "instances", "segment")
+"""Stages that say what an object is."""
 
 READ = ("measured", "measured_um", "dark_image", "flat_image")
 """Parameters that are read from the files that others name, and not written out."""
@@ -146,8 +150,12 @@ class Pipeline:
                 raise ConfigError(f"stage {after} stands twice", "Keep one of them")
             if order.index(before) > order.index(after):
                 raise ConfigError(f"stage {after} stands behind {before}", f"The order is {', '.join(order)}")
-        if {"label", "instances"} <= set(keys):
-            raise ConfigError("label and instances both number objects", "Keep one: instances where objects touch")
+        numbering = [key for key in NUMBERING if key in keys]
+        if len(numbering) > 1:
+            raise ConfigError(
+                f"{' and '.join(numbering)} both number objects",
+                "Keep one: instances or segment where objects touch",
+            )
         predict = next((stage for stage in self.stages if isinstance(stage, Predict)), None)
         if predict is not None and predict.threshold is not None and "threshold" in keys:
             raise ConfigError(
@@ -245,7 +253,8 @@ def _stage_sections(value: Any) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"stage {key} stands twice", "Keep one of them")
         if values is not None and not isinstance(values, dict):
             raise ConfigError(f"stage {key} has {values!r}, not parameters", f"Write - {key}: {{...}}")
-        found[key] = dict(values or {})
+        # YAML reads a bare on as true.
+        found[key] = {"on" if name is True else name: value for name, value in (values or {}).items()}
     return found
 
 
@@ -319,6 +328,8 @@ def _resolved(stage: T, folder: Path) -> T:
         one = stage.psf
         psf = _read_psf(one, folder) if isinstance(one, Psf) else {k: _read_psf(p, folder) for k, p in one.items()}
         return replace(stage, psf=psf)
+    if isinstance(stage, Measure):
+        return replace(stage, regions=_relative(stage.regions, folder))
     if isinstance(stage, Predict | OutputOptions) and stage.path is not None:
         return replace(stage, path=str(folder / stage.path))
     return stage

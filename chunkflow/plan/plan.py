@@ -23,6 +23,7 @@ from chunkflow.errors import ConfigError, PlanError, UsageError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.scale import Scale
 from chunkflow.plan import memory
+from chunkflow.plan.beside import Beside, open_beside
 from chunkflow.plan.fingerprint import fingerprint
 from chunkflow.plan.pipeline import Pipeline
 from chunkflow.stages import pyramid
@@ -89,7 +90,7 @@ class Pass:
 class Plan:
     """All that a run will do.
 
-    input, mask : what is read; identities tell whether it changed
+    input, mask, beside : what is read; identities tell whether it changed
     output : folder of the result
     block : nominal core of the blocks
     passes : in order
@@ -103,6 +104,7 @@ class Plan:
     pipeline: Pipeline
     input: Volume
     mask: Volume | None
+    beside: Beside
     input_identity: Mapping[str, Any]
     output: Path
     block: Triple
@@ -138,6 +140,8 @@ class Plan:
         """Fingerprint of every pass on one kind of compute (see `chunkflow.backend.compute_kind`)."""
         source = {"identity": self.input_identity, "nan": self.pipeline.input.nan}
         found: dict[str, str] = {"input": fingerprint(source), "input_mask": fingerprint(source)}
+        for name, seen in self.beside.identities.items():
+            found[name] = fingerprint({"identity": seen, "nan": self.pipeline.input.nan})
         for p in self.passes:
             upstream = {name: found[self.arrays[name].producer if name in self.arrays else name] for name in p.reads}
             layouts = {spec.name: self.arrays[spec.name].layout for spec in p.draft.writes}
@@ -261,12 +265,13 @@ def make_plan(
         raise UsageError(f"{workers} workers cannot work", "Use 1 or more")
     wanted = block or (pipeline.block if pipeline.block != "auto" else _stored_block(target) if resume else None)
     seen = _identity(source, mask, pipeline)
+    beside = open_beside(pipeline, source, seen)
     if wanted is not None:
-        plan = _settle(pipeline, source, mask, seen, target, wanted, limit)
+        plan = _settle(pipeline, source, mask, beside, seen, target, wanted, limit)
         _check_memory(plan)
         return plan
     for side in BLOCK_SIDES:
-        plan = _settle(pipeline, source, mask, seen, target, triple(side), limit)
+        plan = _settle(pipeline, source, mask, beside, seen, target, triple(side), limit)
         if plan.peak_bytes <= limit:
             return plan
     _check_memory(plan)
@@ -342,12 +347,13 @@ def _settle(
     pipeline: Pipeline,
     source: Volume,
     mask: Volume | None,
+    beside: Beside,
     seen: Mapping[str, Any],
     output: Path,
     block: Triple,
     limit: int,
 ) -> Plan:
-    drafts, flow = _drafts(pipeline, source, mask, block)
+    drafts, flow = drafts_of(pipeline, source, mask, block, beside)
     saved = _saved(pipeline, drafts)
     levels: dict[str, Sequence[Scale]] = {}
     for spec in saved:
@@ -366,11 +372,15 @@ def _settle(
     used = {name for names in reads for name in names}
     drafts = [replace(d, writes=tuple(w for w in d.writes if w.name in used | kept or "@" in w.name)) for d in drafts]
     arrays = _arrays(pipeline, drafts, kept)
-    passes = tuple(_settled(draft, names, arrays, source, mask) for draft, names in zip(drafts, reads, strict=True))
+    opened = {"input": source, **({} if mask is None else {"input_mask": mask}), **beside.arrays}
+    readable = {name: (volume.shape, volume.dtype.name) for name, volume in opened.items()}
+    readable |= {name: (array.layout.shape, array.layout.dtype) for name, array in arrays.items()}
+    passes = tuple(_settled(draft, names, arrays, readable) for draft, names in zip(drafts, reads, strict=True))
     return Plan(
         pipeline=pipeline,
         input=source,
         mask=mask,
+        beside=beside,
         input_identity=seen,
         output=output,
         block=block,
@@ -381,11 +391,15 @@ def _settle(
         levels=levels,
         memory=limit,
         facts=flow.facts,
-        warnings=(*_warnings(arrays, seen, source), *flow.warnings),
+        warnings=(*_warnings(arrays, seen, source), *beside.warnings, *flow.warnings),
     )
 
 
-def _drafts(pipeline: Pipeline, source: Volume, mask: Volume | None, block: Triple) -> tuple[list[Draft], Flow]:
+def drafts_of(
+    pipeline: Pipeline, source: Volume, mask: Volume | None, block: Triple, beside: Beside | None = None
+) -> tuple[list[Draft], Flow]:
+    """The drafts of all stages on a volume, in order, and the flow that leaves the last."""
+    beside = beside or Beside()
     options = pipeline.input
     stages = list(pipeline.stages)
     if options.kind == "image":
@@ -409,6 +423,8 @@ def _drafts(pipeline: Pipeline, source: Volume, mask: Volume | None, block: Trip
         channel=source.channel,
         channel_number=dict(zip((a for a in source.axes if a not in "zyx"), source.at, strict=True)).get("c", 0),
         optics=source.optics,
+        channels=beside.channels,
+        regions=beside.regions,
     )
     drafts: list[Draft] = []
     for stage in stages:
@@ -454,14 +470,13 @@ def _arrays(pipeline: Pipeline, drafts: Sequence[Draft], kept: set[str]) -> dict
 
 
 def _settled(
-    draft: Draft, reads: tuple[str, ...], arrays: Mapping[str, PlannedArray], source: Volume, mask: Volume | None
+    draft: Draft,
+    reads: tuple[str, ...],
+    arrays: Mapping[str, PlannedArray],
+    readable: Mapping[str, tuple[Triple, str]],
 ) -> Pass:
     if draft.merge is not None:
         return Pass(draft, (), (0, 0, 0), draft.merge.working_bytes(len(draft.grid)))
-    readable = {"input": (source.shape, source.dtype.name)}
-    if mask is not None:
-        readable["input_mask"] = (mask.shape, mask.dtype.name)
-    readable |= {name: (array.layout.shape, array.layout.dtype) for name, array in arrays.items()}
     writes = {spec.source: arrays[spec.name].layout.dtype for spec in draft.writes}
     peak = memory.unit_bytes(draft.steps, draft.grid, writes, readable)
     return Pass(draft, reads, _halo(draft, readable), peak)

@@ -74,6 +74,20 @@ BRANCH_COLUMNS = {
     "radius_min_um": ("least radius", "µm"),
     "radius_max_um": ("largest radius", "µm"),
 }
+REGION_COLUMNS = {
+    "region_id": ("region", ""),
+    "name": ("name", ""),
+    "volume_um3": ("volume", "µm³"),
+    "objects": ("objects", ""),
+    "objects_crossing": ("crossing its border", ""),
+    "objects_volume_um3": ("volume of objects", "µm³"),
+    "length_um": ("length", "µm"),
+    "radius_mean_um": ("mean radius", "µm"),
+    "branches": ("branches", ""),
+    "junctions": ("junctions", ""),
+    "ends": ("ends", ""),
+    "loops": ("loops", ""),
+}
 
 
 def write_report(
@@ -125,7 +139,9 @@ def _sections(
     yield _part("Slices", lambda: slices(run))
     yield _part("Restoration", lambda: restoration(run))
     yield _part("Threshold", lambda: _threshold(run))
+    yield _part("Seams of tiles", lambda: _seams(run))
     yield _part("Distributions", lambda: _distributions(run))
+    yield _part("Regions", lambda: _rows(run, "regions", REGION_COLUMNS))
     yield _part("Objects", lambda: _rows(run, "objects", OBJECT_COLUMNS))
     yield _part("Branches", lambda: _rows(run, "branches", BRANCH_COLUMNS))
     yield _part("What ran", lambda: what_ran(run))
@@ -269,6 +285,20 @@ def _threshold(run: RunFacts) -> str:
     return text + chart + note
 
 
+def _seams(run: RunFacts) -> str:
+    """How well neighbouring tiles of a segmenter agreed."""
+    seams = run.table("seams")
+    if seams is None or not len(seams):
+        return ""
+    pairs, merged, ambiguous = (int(seams[name].sum()) for name in ("pairs", "merged", "ambiguous"))
+    text = (
+        f"At {counted(len(seams), 'seam')} between tiles, {number(merged)} of {counted(pairs, 'pair')} of objects that "
+        f"overlap are one object, and {number(ambiguous)} are ambiguous: alike enough, but one of the two is more like "
+        "another. Every seam is in <a href='tables/seams.csv'>tables/seams.csv</a>."
+    )
+    return f"<p>{text}</p>"
+
+
 def _distributions(run: RunFacts) -> str:
     wanted = (
         ("objects", "volume_um3", "volume of an object, µm³", "objects"),
@@ -298,7 +328,7 @@ def _rows(run: RunFacts, name: str, columns: Mapping[str, tuple[str, str]]) -> s
         return text
     records = shown[list(present)].to_dict("records")
     rows = [[table_cell(value, column) for column, value in row.items()] for row in records]
-    texts = {index for index, column in enumerate(present) if column == "kind"}
+    texts = {index for index, column in enumerate(present) if column in ("kind", "name")}
     return text + html_table([table_heading(*words) for words in present.values()], rows, texts=texts, is_html=True)
 
 

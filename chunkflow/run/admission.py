@@ -15,6 +15,7 @@ from chunkflow.plan.plan import Plan
 from chunkflow.run.places import run_folder
 from chunkflow.storage.files import write_atomic
 from chunkflow.storage.identity import differences
+from chunkflow.storage.volume import Volume
 
 RESERVE_BYTES = 64 * 2**20  # free space below which nothing is started: the journal must be able to say so
 
@@ -71,8 +72,8 @@ def _holds_a_run(output: Path) -> bool:
 
 def _check_not_its_input(plan: Plan) -> None:
     output = plan.output.resolve()
-    for volume in (plan.input, plan.mask):
-        if volume is None:
+    for volume in (plan.input, plan.mask, *plan.beside.arrays.values()):
+        if not isinstance(volume, Volume):  # no mask, or a file, which may lie beside the output
             continue
         array = Path(volume.path).resolve()
         image = array.parent

@@ -49,7 +49,8 @@ from chunkflow.stages.label import label_dtype
 from chunkflow.storage.files import sweep_partial_files, write_atomic
 from chunkflow.storage.layout import ArrayLayout
 from chunkflow.storage.records import merged_path, read_record, write_record
-from chunkflow.storage.volume import create_array
+from chunkflow.storage.tiff_stack import TiffStack
+from chunkflow.storage.volume import Volume, create_array
 
 if TYPE_CHECKING:
     from chunkflow.run.result import Result
@@ -340,8 +341,15 @@ def _source(run: Run, name: str) -> Source:
         volume = run.plan.input if name == "input" else run.plan.mask
         if volume is None:
             raise IntegrityError(f"pass reads {name}, which the plan does not have")
-        return Source(str(Path(volume.path).resolve()), volume.axes, volume.at)
+        return _source_of(volume)
+    if name in run.plan.beside.arrays:
+        return _source_of(run.plan.beside.arrays[name])
     return Source(str(run.places.locate(name, run.journal.locations).resolve()))
+
+
+def _source_of(opened: Volume | TiffStack) -> Source:
+    path = str(Path(opened.path).resolve())
+    return Source(path, opened.axes, opened.at) if isinstance(opened, Volume) else Source(path)
 
 
 def _need(run: Run, p: Pass, name: str) -> Needed:

@@ -5,6 +5,7 @@
     correct-range      voxels that the correction took below zero
     deconvolve-check   a number of iterations that the limit cut off
     deconvolve-range   voxels beyond what the type of the restored image holds
+    segment-seams      tiles of a segmenter that disagree about where objects end
 
 Settings are those that the output folder keeps (`Pipeline.to_dict`, `Plan.to_dict`), so a finished run says what it
 said while it ran. Counts are exact and of the whole volume; where those voxels lie is not known here.
@@ -33,6 +34,8 @@ LARGEST_GAIN = 3.0
 """Of a plane, or one over it, that is taken without a word."""
 CLIPPED_SHARE = 0.01
 """Of the voxels that a correction may take below zero, beside those that a background percentile takes there."""
+AMBIGUOUS_ONE_IN = 20
+"""So many pairs of objects at the seams of tiles, merged or not, and one that is ambiguous is too many."""
 NAMED_RANGES = 8
 """Ranges of planes that are named."""
 
@@ -201,6 +204,18 @@ def _beyond_type(ran: Findings) -> list[str]:
     return [f"{beyond}. The scale is {scale:.3g}; set deconvolve: {{scale: {smaller}}}, or dtype: float32"]
 
 
+def _ambiguous(ran: Findings) -> list[str]:
+    """Tiles see too little of each other for objects of that size."""
+    seams = ran.values("segment-seams")
+    ambiguous, merged = int(seams["ambiguous"].sum()), int(seams["merged"].sum())
+    if ambiguous * AMBIGUOUS_ONE_IN <= ambiguous + merged:
+        return []
+    return [
+        f"segment: at the seams of tiles {ambiguous:,} of {ambiguous + merged:,} pairs of alike objects are ambiguous: "
+        "tiles disagree about where objects end. Make the halo longer, and normalise by numbers of the whole volume"
+    ]
+
+
 def planes(indices: Sequence[int] | NDArray[np.int64]) -> str:
     """Planes by their numbers, neighbours as ranges: "planes 0-3 and 7"."""
     runs = np.split(np.asarray(indices), np.flatnonzero(np.diff(indices) > 1) + 1)
@@ -222,4 +237,5 @@ SAID_AFTER: Mapping[str, tuple[Callable[[Findings], list[str]], ...]] = {
     "correct-range": (_taken_below_zero,),
     "deconvolve-check": (_cut_off,),
     "deconvolve-range": (_beyond_type,),
+    "segment-seams": (_ambiguous,),
 }

@@ -29,12 +29,13 @@ from chunkflow.stages.base import BlockStep, MergeStep, Record, Region, Shelving
 from chunkflow.storage.files import object_sizes
 from chunkflow.storage.layout import objects_of
 from chunkflow.storage.records import RecordFolder, merged_path, read_record, record_path, shelf_in, write_record
+from chunkflow.storage.tiff_stack import TiffStack, open_tiff_stack
 from chunkflow.storage.volume import Volume, open_array
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An array to read: a location, not a handle, so that it travels in a hundred bytes."""
+    """An array to read, or a TIFF: a location, not a handle, so that it travels in a hundred bytes."""
 
     path: str
     axes: str = "zyx"
@@ -181,6 +182,11 @@ def _open(source: Source, epoch: tuple[str, int]) -> Volume:
     return open_array(source.path, Scale((1.0, 1.0, 1.0)), axes=source.axes, at=source.at)
 
 
+@lru_cache(maxsize=64)
+def _open_to_read(source: Source, epoch: tuple[str, int]) -> Volume | TiffStack:
+    return open_tiff_stack(source.path) if Path(source.path).is_file() else _open(source, epoch)
+
+
 def _compute(job: Job, unit: int, core: Box) -> tuple[dict[str, Any], Record]:
     """Arrays over the core and the record of one block."""
     products = [name for step in job.steps for name in step.produces if name in job.writes]
@@ -214,15 +220,15 @@ def _with(record: Record, more: Record, job: Job) -> Record:
 
 
 def _read(job: Job, name: str, box: Box, on_device: bool) -> Region:
-    volume = _open(job.reads[name], job.epoch)
+    volume = _open_to_read(job.reads[name], job.epoch)
     inside = box.clip(volume.box)
     data = volume.read(inside)
-    if name == "input" and data.dtype.kind == "f":
-        data = _finite(data, inside, job.nan)
+    if (name == "input" or name.startswith("input:")) and data.dtype.kind == "f":  # of any channel
+        data = _finite(data, inside, job.nan, "the input" if name == "input" else f"channel {name[6:]} of the input")
     return Region(inside, to_device(data, "gpu") if on_device else data)
 
 
-def _finite(data: NDArray[Any], box: Box, nan: str) -> NDArray[Any]:
+def _finite(data: NDArray[Any], box: Box, nan: str, called: str) -> NDArray[Any]:
     is_finite = np.isfinite(data)
     if is_finite.all():
         return data
@@ -231,6 +237,6 @@ def _finite(data: NDArray[Any], box: Box, nan: str) -> NDArray[Any]:
     first: Triple = triple([int(v) for v in np.argwhere(~is_finite)[0]])
     at = triple(tuple(a + b for a, b in zip(box.start, first, strict=True)))
     raise NotANumberError(
-        f"the input holds NaN or infinity at z, y, x = {at} ({int((~is_finite).sum())} such voxels in {box})",
+        f"{called} holds NaN or infinity at z, y, x = {at} ({int((~is_finite).sum())} such voxels in {box})",
         "Repair the input, or read such voxels as 0 with input: {nan: zero}",
     )

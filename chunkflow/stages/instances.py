@@ -8,6 +8,7 @@
     flood         basins of each block from the seeds
     flood-seams   cheapest edges across the faces of the blocks
     flood-merge   basin -> instance, in raster order of the first voxel, small ones dropped
+    boundaries, agglomerate    instances behind an open boundary become one, if asked for (see `stages.agglomerate`)
     label ...     the passes of `stages.label` on the instances, as on an input that is labels
 
 A relief has its minima inside objects: minus the distance, minus the intensity, or the intensity where borders are
@@ -18,7 +19,7 @@ of all seeds, half a second for a million of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Literal
 
@@ -29,20 +30,11 @@ from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.kernels import contact, distance, filters, union, watershed
-from chunkflow.stages.base import (
-    ArraySpec,
-    BlockStep,
-    Draft,
-    Flow,
-    Merged,
-    Output,
-    Record,
-    View,
-    host,
-    iterate,
-)
+from chunkflow.stages.agglomerate import agglomerate_drafts
+from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Merged, Output, Record, View, host, iterate
 from chunkflow.stages.distance import distance_drafts, spacing_weights
-from chunkflow.stages.label import Label, NonZero, label_dtype
+from chunkflow.stages.label import Label, NonZero
+from chunkflow.stages.naming import Name, largest_of, named_objects, ranked
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.scan import DATA
 
@@ -122,7 +114,7 @@ class Flood:
     connectivity: int
     sides: Triple
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     produces: ClassVar[tuple[str, ...]] = ("basins",)
     on_device: ClassVar[bool] = False
 
@@ -138,6 +130,7 @@ class Flood:
         found = watershed.flood_block(frame, seeds[here], here + 1, self.connectivity)
         record = {name: getattr(found, name) for name in ("label", "first", "size", "edges")}
         record["seeded"] = found.label > 0
+        record["highest"] = _highest(frame)
         return Output(arrays={"basins": found.slot}, record=record | _planes(frame, found.slot, len(found.label)))
 
     def working_bytes(self, out: Triple) -> int:
@@ -154,6 +147,13 @@ def _frame(view: View, out: Box) -> watershed.Frame:
         core=(out.start, out.stop),
         volume=view.shape,
     )
+
+
+def _highest(frame: watershed.Frame) -> NDArray[np.float64]:
+    """(1,) largest absolute relief of the core's foreground."""
+    key = frame.key[frame.own]
+    ends = np.array([key.min(), key.max()]) if key.size else np.zeros(0, np.uint32)
+    return np.asarray(np.abs(watershed.key_value(ends)).max(initial=0.0, keepdims=True))
 
 
 def _planes(frame: watershed.Frame, slot: NDArray[np.uint32], count: int) -> dict[str, NDArray[Any]]:
@@ -271,49 +271,27 @@ class MergeFlood:
 
     min_voxels: int
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        (label, first, size), offsets = _columns(records["flood"], ("label", "first", "size"))
+        (label, first, size, highest), offsets = _columns(records["flood"], ("label", "first", "size", "highest"))
         label = watershed.flood_slots(label, _merged_edges(records, "flood", offsets))
         count = len(values["seeds-merge"]["seeds"])
         total = np.zeros(count + 1, np.int64)
         np.add.at(total, label, size)
         earliest = np.full(count + 1, np.iinfo(np.int64).max)
         np.minimum.at(earliest, label, first)
-        kept = 1 + np.flatnonzero(total[1:] >= max(1, self.min_voxels))
-        ids = np.zeros(count + 1, np.uint64)
-        ids[kept[np.argsort(earliest[kept], kind="stable")]] = np.arange(1, len(kept) + 1, dtype=np.uint64)
+        ids = ranked(earliest, total, self.min_voxels)
         final = ids[label]
         none = np.zeros(1, np.uint64)
         parts = (
             (block, {"ids": np.concatenate([none, final[offsets[block] : offsets[block + 1]]])})
             for block in range(len(offsets) - 1)
         )
-        return Merged({"count": np.array([len(kept)]), "largest": np.array([len(kept)], np.uint64)}, parts)
+        return Merged({**largest_of(ids), "highest": highest.max(initial=0.0, keepdims=True)}, parts)
 
     def working_bytes(self, blocks: int) -> int:
         return 65536 * blocks
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Name:
-    """Instances of a core."""
-
-    version: ClassVar[int] = 1
-    produces: ClassVar[tuple[str, ...]] = ("labelled",)
-    on_device: ClassVar[bool] = False
-
-    def reads(self, out: Box) -> Mapping[str, Box]:
-        return {"basins": out}
-
-    def run(self, view: View, out: Box) -> Output:
-        merged = view.values["flood-merge"]
-        ids = merged["ids"].astype(label_dtype(merged))
-        return Output(arrays={"labelled": ids[view.regions["basins"].cut(out)]})
-
-    def working_bytes(self, out: Triple) -> int:
-        return 8 * prod(out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +305,10 @@ class Instances:
     smooth_um : sigma of a Gaussian applied to the relief first, in um; 0 is none; by default the shortest side of a
         voxel for a distance, whose plateaus it parts, and none for an intensity
     min_seed_distance_um : of two seeds no farther from each other, the lower stays; connected foreground keeps one
+    agglomerate : instances become one while the boundary between them is, in the mean over its voxel faces, deeper than
+        this many um inside the foreground (on a distance), brighter than this grey value (on an intensity, bright
+        inside) or darker than it (bright borders), the most open boundary first; null is off. Of the two voxels of a
+        face counts the shallower, dimmer or brighter one, smoothed as the relief is
     connectivity : 6, 18 or 26
     min_voxels : instances of fewer voxels are dropped, after merging, and the others numbered without them
     min_volume_um3 : the same in um^3; give one of the two
@@ -337,6 +319,7 @@ class Instances:
     h: float | None = None
     smooth_um: float | None = None
     min_seed_distance_um: float = 0.0
+    agglomerate: float | None = None
     connectivity: Literal[6, 18, 26] = 26
     min_voxels: int = 0
     min_volume_um3: float | None = None
@@ -350,6 +333,8 @@ class Instances:
         for name in ("h", "smooth_um", "min_seed_distance_um", "min_voxels", "min_volume_um3"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"instances: {name} {getattr(self, name)} is negative", "Use 0 for none")
+        if self.on == "distance" and (self.agglomerate or 0) < 0:
+            raise ConfigError(f"instances: agglomerate {self.agglomerate} is negative", "Give a depth in um, or null")
         if self.min_voxels and self.min_volume_um3 is not None:
             raise ConfigError("instances: min_voxels and min_volume_um3 are both given", "Keep one")
 
@@ -362,7 +347,8 @@ class Instances:
         choose = MergeSeeds(grid=flow.grid, h=h, distance_um=self.min_seed_distance_um, voxel_um=voxel_um)
         flood = Flood(connectivity=self.connectivity, sides=_whole_sides(voxel_um))
         named = Label(min_voxels=self.min_voxels, min_volume_um3=self.min_volume_um3)
-        name = MergeFlood(min_voxels=named.smallest(voxel_um))
+        smallest = named.smallest(voxel_um)
+        name = MergeFlood(min_voxels=smallest if self.agglomerate is None else 0)
         grid, mask = flow.grid, ArraySpec(name="mask", dtype="uint8")
         drafts = (
             Draft(name="foreground", grid=grid, steps=steps, writes=(mask,), needs=needs),
@@ -380,8 +366,18 @@ class Instances:
             self._seams(flow, "flood"),
             Draft(name="flood-merge", grid=grid, merge=name, needs=("flood", "flood-seams", "seeds-merge")),
         )
-        objects, after = self._objects(flow)
-        return (*drafts, *objects), after
+        joined: tuple[Draft, ...] = ()
+        if self.agglomerate is not None:
+            limit = self.agglomerate if self._is_high_outside else -self.agglomerate
+            joined = agglomerate_drafts(grid, limit=limit, min_voxels=smallest)
+        merge = (drafts + joined)[-1].name
+        objects, after = named_objects(flow, Name(array="basins", merge=merge), merge, connectivity=self.connectivity)
+        return (*drafts, *joined, *objects), after
+
+    @property
+    def _is_high_outside(self) -> bool:
+        """Whether the relief is the intensity as it is; otherwise a depth or an intensity turned over."""
+        return self.on == "intensity" and self.bright == "borders"
 
     def _foreground(self, flow: Flow) -> tuple[tuple[BlockStep, ...], tuple[str, ...]]:
         if flow.kind == "labels":
@@ -402,7 +398,7 @@ class Instances:
         if self.on == "intensity":
             if flow.signal is None:
                 raise ConfigError(f"instances: the input is {flow.kind}, without intensities", "Use on: distance")
-            unit = -1.0 if self.bright == "inside" else 1.0
+            unit = 1.0 if self._is_high_outside else -1.0
             return Relief(array=flow.signal, unit=unit, sigma_vox=(z, y, x), valid=flow.valid), ()
         weights, unit_um = spacing_weights(flow.shape, flow.scale.voxel_um)
         # The sides of the volume are not background: objects that the field of view cuts keep their depth at the cut.
@@ -414,12 +410,6 @@ class Instances:
     def _seams(self, flow: Flow, source: str) -> Draft:
         step = SeamEdges(source=source, connectivity=self.connectivity)
         return Draft(name=f"{source}-seams", grid=flow.grid, steps=(step,), needs=(source,))
-
-    def _objects(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
-        """The passes of `label` on an input of labels, which are read from the basins instead."""
-        (first, *others), after = Label(connectivity=self.connectivity).drafts(replace(flow, kind="labels"))
-        first = replace(first, steps=(Name(), *first.steps[1:]), needs=("flood-merge",))
-        return (first, *others), replace(after, kind=flow.kind)
 
 
 def _whole_sides(voxel_um: tuple[float, float, float]) -> Triple:

@@ -3,16 +3,19 @@
     measure    sums of positions and intensities, surface crossings, contacts, largest distances   -> objects
                                                                                                    -> contacts
     networks   nodes and branches of the graph, counted per object
+    channel-*  ranges of other channels of the input, which `measure` then sums too (`stages.intensities`)
+    region-*   which cell, or part of a tissue, objects, nodes and branches lie in (`stages.regions`)
 
 All that blocks leave are integers, so the tables have the same bits whatever the blocks were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,58 +23,36 @@ from numpy.typing import NDArray
 from chunkflow.analysis import network
 from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple
-from chunkflow.kernels import distance, measure, resample, surface
-from chunkflow.stages.base import BlockStep, Draft, Flow, Merged, Output, Record, Resampling, View, host, iterate
+from chunkflow.kernels import branches, colocalization, distance, measure, surface
+from chunkflow.stages import regions
+from chunkflow.stages.base import (
+    BlockStep,
+    ChannelImage,
+    Draft,
+    Flow,
+    Merged,
+    Output,
+    Record,
+    Resampling,
+    View,
+    host,
+    iterate,
+)
 from chunkflow.stages.distance import spacing_weights
 from chunkflow.stages.graph import PARTS
+from chunkflow.stages.intensities import (
+    Channels,
+    Sums,
+    channel_of,
+    channel_power,
+    range_drafts,
+    range_of,
+    scale_power,
+    sums_of,
+)
+from chunkflow.stages.merging import folded
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.skeleton import Euler
-
-T = TypeVar("T")
-
-MERGED_AT_ONCE = 64  # blocks whose sums are held before they are merged
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sums:
-    """Exact sums over the objects of a core: positions, and intensities of one array where there is one."""
-
-    intensity: str | None
-    dtype: str
-    resampling: Resampling | None
-    limits: str
-
-    version: ClassVar[int] = 2
-    produces: ClassVar[tuple[str, ...]] = ()
-    on_device: ClassVar[bool] = False
-
-    def reads(self, out: Box) -> Mapping[str, Box]:
-        if self.intensity is None:
-            return {"labels": out}
-        return {"labels": out, self.intensity: self.resampling.source(out) if self.resampling else out}
-
-    def run(self, view: View, out: Box) -> Output:
-        labels = host(view.regions["labels"].cut(out))
-        power = 0 if self.intensity is None else scale_power(view.values[self.limits], self.dtype)
-        values = self._intensities(view, out) if labels.any() else None
-        if values is None and self.intensity is not None:
-            values = np.zeros(out.shape, self.dtype)
-        sums = measure.object_sums(labels, out.start, values, scale_power=power)
-        return Output(record={f.name: getattr(sums, f.name) for f in fields(sums)})
-
-    def _intensities(self, view: View, out: Box) -> NDArray[Any] | None:
-        if self.intensity is None:
-            return None
-        region = view.regions[self.intensity]
-        if self.resampling is None:
-            return host(region.cut(out))
-        r = self.resampling
-        return host(
-            resample.linear(region.data, region.box.start, out.start, out.stop, r.shape_in, r.voxel_in, r.voxel_out)
-        )
-
-    def working_bytes(self, out: Triple) -> int:
-        return 28 * prod(out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,17 +111,14 @@ class Inscribed:
         return 16 * prod(out)
 
 
-def scale_power(limits: Record, dtype: str) -> int:
-    """The fixed-point power of the volume's intensities."""
-    return measure.intensity_power(max(abs(float(limits["low"][0])), abs(float(limits["high"][0]))), dtype)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeObjects:
     """One row per object. Without a graph, `b1_graph` and the inscribed radius are null and nothing is certified.
 
     unit_um : of the distances (see `stages.distance.spacing_weights`)
     measured : what the intensities are of, for people
+    channels : that were summed too; resampling : of them
+    regions : the merge that says which region each object lies in, "" without one
     """
 
     sums: str
@@ -153,26 +131,48 @@ class MergeObjects:
     limits: str
     unit_um: float
     measured: str
+    channels: tuple[ChannelImage, ...]
+    resampling: Resampling | None
+    regions: str
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 4
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        totals = _folded(records[self.sums], _sums_of, measure.merge_sums)
+        totals = folded(records[self.sums], sums_of, measure.merge_sums)
         power = scale_power(values[self.limits], self.dtype) if self.limits else 0
         columns = measure.object_columns(
             totals, self.shape, self.voxel_um, translation_um=self.translation_um, scale_power=power
         )
         border = columns.pop("touches_border")
         columns["intensity_of"] = np.full(len(totals), self.measured)
+        for number, channel in enumerate(self.channels):
+            columns |= self._channel(number, channel, totals, records[self.sums], values)
         columns |= self._shape(totals, columns["volume_um3"], records[self.sums])
+        columns |= self._form(columns, records)
         columns |= self._topology(columns["object_id"], records[self.euler], values)
+        if self.regions:
+            parents = values[self.regions]
+            columns |= {name: parents[f"objects.{name}"] for name in ("region_id", "region_fraction")}
         return Merged({name: np.asarray(column) for name, column in columns.items()} | {"touches_border": border})
+
+    def _channel(
+        self,
+        number: int,
+        channel: ChannelImage,
+        totals: measure.ObjectSums,
+        records: Sequence[Record],
+        values: Mapping[str, Record],
+    ) -> dict[str, NDArray[Any]]:
+        """Intensities of another channel, and how they go with the measured one."""
+        power = channel_power(values, channel, self.resampling)
+        sums = folded(records, partial(channel_of, number=number), colocalization.merge_channel_sums)
+        return colocalization.channel_columns(sums, totals, name=channel.name, power=power)
 
     def _shape(
         self, totals: measure.ObjectSums, volume_um3: NDArray[np.float64], records: Sequence[Record]
     ) -> dict[str, NDArray[Any]]:
         """Surface and sphericity, null in a plane; axes; and the inscribed radius, null where it is not known."""
-        known = _folded(records, _crossings_of, surface.merge_crossings)
+        known = folded(records, _crossings_of, surface.merge_crossings)
         area = surface.surface_areas(known.crossings, self.voxel_um)
         if min(self.shape) == 1:
             area = np.full(len(totals), np.nan)
@@ -180,10 +180,21 @@ class MergeObjects:
         shape |= measure.axis_columns(totals, self.voxel_um)
         return shape | {"inscribed_radius_um": self._inscribed(totals.label, records)}
 
+    def _form(
+        self, columns: Mapping[str, NDArray[Any]], records: Mapping[str, Sequence[Record]]
+    ) -> dict[str, NDArray[Any]]:
+        """What a skeleton tells of each object, "" without one."""
+        label = columns["object_id"]
+        length = np.zeros(len(label))
+        for part in iterate(records[PARTS]) if self.graph else ():
+            np.add.at(length, np.searchsorted(label, part["branches.object_id"]), part["branches.length_um"])
+        volume, area, inscribed = (columns[name] for name in ("volume_um3", "surface_um2", "inscribed_radius_um"))
+        return {"form": branches.forms(volume, area, length, inscribed, voxel_um=min(self.voxel_um))}
+
     def _inscribed(self, label: NDArray[np.uint64], records: Sequence[Record]) -> NDArray[np.float64]:
         if not self.graph:
             return np.full(len(label), np.nan)
-        found = _folded(records, _largest_of, measure.merge_largest)
+        found = folded(records, _largest_of, measure.merge_largest)
         d2 = _matched(label, found.label, found.value)
         is_known = (d2 >= 0) & (d2 < distance.FAR)  # nothing but the object: no distance at all
         return np.where(is_known, np.sqrt(np.where(is_known, d2, 0)) * self.unit_um, np.nan)
@@ -220,7 +231,7 @@ class MergeContacts:
     version: ClassVar[int] = 1
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        contacts = _folded(records[self.sums], _contacts_of, surface.merge_contacts)
+        contacts = folded(records[self.sums], _contacts_of, surface.merge_contacts)
         return Merged(surface.contact_columns(contacts, self.voxel_um))
 
     def working_bytes(self, blocks: int) -> int:
@@ -248,10 +259,6 @@ class MergeNetworks:
         return 65536 * blocks
 
 
-def _sums_of(record: Record) -> measure.ObjectSums:
-    return measure.ObjectSums(**{f.name: record[f.name] for f in fields(measure.ObjectSums)})
-
-
 def _crossings_of(record: Record) -> surface.Crossings:
     return surface.Crossings(record["surface_label"], record["crossings"])
 
@@ -262,16 +269,6 @@ def _contacts_of(record: Record) -> surface.Contacts:
 
 def _largest_of(record: Record) -> measure.Largest:
     return measure.Largest(record["inscribed_label"], record["inscribed_d2"])
-
-
-def _folded(records: Sequence[Record], read: Callable[[Record], T], merge: Callable[[Sequence[T]], T]) -> T:
-    """The parts of all records merged, a few of them held at a time."""
-    waiting: list[T] = []
-    for record in iterate(records):
-        waiting.append(read(record))
-        if len(waiting) == MERGED_AT_ONCE:
-            waiting = [merge(waiting)]
-    return merge(waiting)
 
 
 def _summed(label: NDArray[np.uint64], records: Sequence[Record], key: str, name: str) -> NDArray[np.int64]:
@@ -294,23 +291,40 @@ class Measure:
     """Tables of objects (and of branches and nodes, where there is a skeleton).
 
     intensity : "raw": the input, resampled linearly where the image is; "image": what the segmentation saw; "none"
+    channels : other channels of the input, by name or number, which are measured too: raw, resampled linearly where
+        the image is; and how each goes with the intensity (Pearson, Manders)
+    background : what Manders' fractions take for dark, in grey values: one number for all, or one for the intensity
+        and one for each channel; 0 as Manders has it, thresholds where there is an offset
+    regions : parent regions on the input's grid: an OME-Zarr label image, a TIFF stack of labels, or the RoiSet.zip of
+        ImageJ's ROI Manager
     """
 
     intensity: Literal["raw", "image", "none"] = "raw"
+    channels: tuple[str | int, ...] = ()
+    background: float | tuple[float, ...] = 0.0
+    regions: str | None = None
 
     key: ClassVar[str] = "measure"
 
     def __post_init__(self) -> None:
         check_parameters(self, self.key)
+        if isinstance(self.background, tuple) and len(self.background) != 1 + len(self.channels):
+            raise ConfigError(
+                f"measure: background has {len(self.background)} values for the intensity and {len(self.channels)} "
+                "channels",
+                "Give one value for all, or one for the intensity and one for each channel",
+            )
 
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         if flow.labels is None:
             raise ConfigError("measure: there are no labels to measure", "Put label in front of it")
         sums = self._sums(flow)
         steps: tuple[BlockStep, ...] = (sums, Surfaces())
+        steps += (self._channels(flow, sums),) if flow.channels else ()
         steps += () if flow.euler else (Euler(),)
         steps += (Inscribed(),) if flow.graph else ()
-        needs = (sums.limits,) if sums.limits else ()
+        ranges = tuple(filter(None, (range_of(channel, flow.resampling) for channel in flow.channels)))
+        needs = (*filter(None, (sums.limits,)), *ranges)
         euler = flow.euler or "measure"
         merge = MergeObjects(
             sums="measure",
@@ -323,12 +337,19 @@ class Measure:
             limits=sums.limits,
             unit_um=spacing_weights(flow.shape, flow.scale.voxel_um)[1] if flow.graph else 1.0,
             measured={None: "none", "input": "raw"}.get(sums.intensity, "image"),
+            channels=flow.channels,
+            resampling=flow.resampling,
+            regions=regions.MERGED if flow.regions else "",
         )
         contacts = MergeContacts(sums="measure", voxel_um=flow.scale.voxel_um)
-        graph = (flow.graph,) if flow.graph else ()
-        merged = tuple(dict.fromkeys(("measure", euler, "regions-merge", *graph, *needs)))
+        graph = (flow.graph, PARTS) if flow.graph else ()
+        parents = regions.region_drafts(flow, flow.regions) if flow.regions else ()
+        known = (regions.MERGED,) if flow.regions else ()
+        merged = tuple(dict.fromkeys(("measure", euler, "regions-merge", *graph, *known, *needs)))
         drafts: tuple[Draft, ...] = (
+            *(draft for channel in flow.channels for draft in range_drafts(channel, flow)),
             Draft(name="measure", grid=flow.grid, steps=steps, needs=needs),
+            *parents,
             Draft(name="objects", grid=flow.grid, merge=merge, needs=merged),
             Draft(name="contacts", grid=flow.grid, merge=contacts, needs=("measure",)),
         )
@@ -343,3 +364,8 @@ class Measure:
             return Sums(intensity=str(flow.image), dtype=flow.image_dtype, resampling=None, limits=flow.image_range)
         dtype = "float32" if flow.resampling else flow.input_dtype
         return Sums(intensity="input", dtype=dtype, resampling=flow.resampling, limits=flow.input_range)
+
+    def _channels(self, flow: Flow, sums: Sums) -> Channels:
+        given = self.background
+        backgrounds = tuple(map(float, given if isinstance(given, tuple) else (given,) * (1 + len(flow.channels))))
+        return Channels(measured=sums, channels=flow.channels, resampling=flow.resampling, backgrounds=backgrounds)

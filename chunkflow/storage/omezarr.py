@@ -31,6 +31,7 @@ from chunkflow.storage.hierarchy import (
     folder_inside,
     image_node,
     series_metadata,
+    zarr_kind,
 )
 from chunkflow.storage.optics import Optics, ome_optics, sane_optics
 from chunkflow.storage.volume import Volume, local_path, open_array
@@ -93,6 +94,23 @@ def open_volume(
     volume = _level(node, channel, time, level)
     count, chosen = _count(volume, "c"), _position(volume, "c")
     return replace(volume, channel=_channel_names(node, count)[chosen], optics=_optics(node, count)[chosen])
+
+
+def channel_of(volume: Volume, channel: int | str) -> Volume:
+    """Another channel of the image that a volume belongs to, at the same level and time point.
+
+    Raises
+    ------
+    InputError : the image has no such channel (the message lists those it has), or the array lies in no image.
+    """
+    folder = next((parent for parent in Path(volume.path).parents if zarr_kind(parent) == "group"), None)
+    if folder is None:
+        raise InputError(f"{volume.path} lies in no OME-Zarr image", "Give the image, whose metadata name its channels")
+    node, count = image_node(existing_node(folder)), _count(volume, "c")
+    chosen = _channel_index(node, channel, count)
+    others = [letter for letter in volume.axes if letter not in "zyx"]
+    at = tuple(chosen if letter == "c" else place for letter, place in zip(others, volume.at, strict=True))
+    return replace(volume, at=at, channel=_channel_names(node, count)[chosen], optics=_optics(node, count)[chosen])
 
 
 def _level(node: Node, channel: int | str | None, time: int | None, level: int) -> Volume:

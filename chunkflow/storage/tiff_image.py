@@ -21,6 +21,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from chunkflow.errors import InputError, InputNotFoundError
+from chunkflow.geometry.box import Box
 from chunkflow.geometry.scale import MicrometerTriple
 from chunkflow.storage.optics import Optics, ome_optics
 from chunkflow.storage.tiff_scale import found_scale, ome_channel_names, ome_pixels
@@ -70,6 +71,15 @@ class TiffImage:
         try:
             for offset in range(len(out)):
                 out[offset] = self._planes.plane({"z": z + offset, "c": c, "t": t})
+        finally:
+            self._planes.close()
+
+    def fill_box(self, out: NDArray[Any], box: Box) -> None:
+        """Read the voxels of a box of a (Z, Y, X) image into `out`, shape `box.shape`."""
+        planes, rows, columns = box.slices
+        try:
+            for offset, z in enumerate(range(planes.start, planes.stop)):
+                out[offset] = self._planes.plane({"z": z})[rows, columns]
         finally:
             self._planes.close()
 

@@ -249,7 +249,7 @@ def _changed(plan: cf.Plan, other: cf.Plan) -> set[str]:
         ({"label": {"connectivity": 18}}, "label"),
         ({"label": {"min_voxels": 21}}, "label-merge"),
         ({"skeleton": {"max_halo": 4}}, "thin"),
-        ({"skeleton": {"prune_radii": 1.1}}, "graph"),
+        ({"skeleton": {"prune_radii": 1.1}}, "graph-parts"),
         ({"measure": {"intensity": "image"}}, "measure"),
     ],
     ids=str,

@@ -139,6 +139,15 @@ def test_crowded_nuclei_are_told_apart_as_well_as_promised(tmp_path: Path, conne
     assert np.array_equal(labels, labels_of(run(tmp_path, stages, mask, (64, 64, 64))))
 
 
+@pytest.mark.parametrize("overrides", [[], ["instances.on=intensity"]])
+def test_on_needs_no_quotes_in_a_pipeline_file(tmp_path: Path, overrides: list[str]) -> None:
+    """YAML reads a bare on as true."""
+    path = tmp_path / "pipeline.yaml"
+    path.write_text("version: 1\nstages:\n  - instances: {on: intensity, h: 1.0, agglomerate: 2}\n")
+    (stage,) = cf.Pipeline.from_yaml(path, overrides=overrides).stages
+    assert stage == cf.Instances(on="intensity", h=1.0, agglomerate=2.0)
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     for values, words in (
         ({"on": "intensity"}, "h has no default"),
@@ -160,3 +169,82 @@ def test_instances_need_foreground_and_the_intensity_they_name(tmp_path: Path) -
         run(tmp_path, [cf.Instances()], array, (8, 8, 8), kind="image")
     with pytest.raises(ConfigError, match="without intensities"):
         run(tmp_path, [cf.Instances(on="intensity", h=1.0)], array, (8, 8, 8))
+
+
+def split_rods(shape: Triple) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Two rods side by side, each pinched a little at many places: grey values, and which rod it is."""
+    z, y, x = np.indices(shape)
+    middle, across = shape[0] / 2 - 0.5, (shape[1] - 1) / 4
+    rods = [np.hypot(z - middle, y - c) for c in (across, 3 * across)]
+    radius = across + 0.4 + 0.9 * np.cos(x * (2 * np.pi / 7))
+    which = np.argmin(rods, axis=0) + 1
+    inside = np.min(rods, axis=0) <= radius
+    depth = np.where(inside, radius - np.min(rods, axis=0) + 1, 0)
+    return np.round(100 * depth).astype(np.uint16), np.where(inside, which, 0).astype(np.uint16)
+
+
+def test_agglomeration_restores_what_was_cut_into_too_many_pieces(tmp_path: Path) -> None:
+    grey, truth = split_rods((13, 24, 60))
+    foreground = cf.Threshold(method="fixed", value=0.5)
+    pieces = cf.Instances(on="intensity", h=1.0, connectivity=6)
+    merged = cf.Instances(on="intensity", h=1.0, connectivity=6, agglomerate=200.0)
+    many = labels_of(run(tmp_path, [foreground, pieces], grey, (13, 24, 60), "image"))
+    assert many.max() >= 12
+    labels = labels_of(run(tmp_path, [foreground, merged], grey, (13, 24, 60), "image"))
+    assert labels.max() == 2
+    assert adapted_rand_error(truth, labels)[0] < 0.03
+    dark = np.where(truth > 0, 2000 - grey, 0).astype(np.uint16)
+    turned = cf.Instances(on="intensity", bright="borders", h=1.0, connectivity=6, agglomerate=1800.0)
+    assert np.array_equal(labels, labels_of(run(tmp_path, [foreground, turned], dark, (6, 11, 17), "image")))
+
+
+def test_agglomeration_on_a_distance_takes_boundaries_deeper_than_the_limit_in_um(tmp_path: Path) -> None:
+    voxel_um = (0.5, 0.5, 0.5)
+    array = balls((14, 14, 40), [(7, 7, 7), (7, 7, 16), (7, 7, 32)], 5.2)
+
+    def instances(agglomerate: float | None) -> NDArray[Any]:
+        stages = [cf.Instances(agglomerate=agglomerate, smooth_um=0.0)]
+        return labels_of(run(tmp_path, stages, array, (6, 14, 13), voxel_um=voxel_um))
+
+    apart = instances(None)
+    depth = ndimage.distance_transform_edt(array, sampling=voxel_um)
+    faces = [
+        np.minimum(depth[here], depth[there])[(apart[here] != apart[there]) & (apart[here] * apart[there] > 0)]
+        for axis in range(3)
+        for here, there in [(np.s_[(slice(None),) * axis + (np.s_[:-1],)], np.s_[(slice(None),) * axis + (np.s_[1:],)])]
+    ]
+    mean = float(np.concatenate(faces).mean())
+    assert 0.5 < mean < 1.5
+    assert apart.max() == instances(1.001 * mean).max() == 3
+    assert instances(0.999 * mean).max() == 2
+
+
+def test_agglomerated_instances_do_not_depend_on_blocks(tmp_path: Path) -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(3).standard_normal((12, 24, 26)), 1.5)
+    image = (400 + 150 * noise / noise.std()).clip(0).astype(np.uint16)
+
+    def instances(agglomerate: float | None, block: Triple = (12, 24, 26)) -> NDArray[Any]:
+        stages = [
+            cf.Threshold(method="fixed", value=300),
+            cf.Instances(on="intensity", h=0.0, agglomerate=agglomerate),
+        ]
+        return labels_of(run(tmp_path, stages, image, block, "image"))
+
+    whole = instances(430.0)
+    assert instances(None).max() > 1.5 * whole.max() > 3 * instances(0.0).max()
+    for block in ((3, 24, 26), (12, 3, 26), (12, 24, 3)):
+        assert np.array_equal(instances(430.0, block), whole)
+
+
+def test_small_instances_are_dropped_after_agglomeration_not_before(tmp_path: Path) -> None:
+    grey, _ = split_rods((13, 24, 60))
+    large = int((grey > 0).sum())
+    grey = np.pad(grey, ((3, 0), (0, 0), (0, 0)))
+    grey[0, :2, :2] = 100
+    foreground = cf.Threshold(method="fixed", value=0.5)
+    stages = [foreground, cf.Instances(on="intensity", h=1.0, agglomerate=200.0, min_voxels=3000, connectivity=6)]
+    labels = labels_of(run(tmp_path, stages, grey, (13, 12, 20), "image"))
+    assert np.unique(labels).tolist() == [0, 1, 2]
+    first = [int(np.flatnonzero(labels == i)[0]) for i in (1, 2)]
+    assert first == sorted(first)
+    assert np.count_nonzero(labels) == large

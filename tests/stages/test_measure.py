@@ -18,6 +18,7 @@ from chunkflow.stages.measure import Measure
 from chunkflow.stages.skeleton import Skeleton
 from chunkflow.stages.threshold import Threshold
 from chunkflow.storage.tables import read_table
+from chunkflow.testing.memory import run_in_memory
 from chunkflow.testing.suites import check_stage, random_volume, write_volume
 
 VOXEL_UM = (0.3, 0.1, 0.1)
@@ -102,3 +103,40 @@ def test_objects_of_a_plane_have_no_surface(tmp_path: Path) -> None:
     found = run(tmp_path, volume, [Label(), Skeleton(), Measure()], "labels", (1, 16, 16)).objects
     assert found.surface_um2.isna().all() and found.sphericity.isna().all()
     assert (found.axis_major_um >= found.axis_middle_um).all() and (found.inscribed_radius_um > 0).all()
+
+
+def phantom(name: str) -> np.ndarray:
+    z, y, x = np.indices((32, 44, 44))
+    across, middle = (z - 16) ** 2 + (y - 22) ** 2, abs(x - 22) < 19
+    return {
+        "tube": (across < 6) & middle,
+        "thick tube": (across < 30) & middle,
+        "wavy tube": (((y - 22 - 6 * np.sin(x / 6)) ** 2 + (z - 16) ** 2) < 9) & middle,
+        "torus": (np.sqrt((y - 22) ** 2 + (x - 22) ** 2) - 14) ** 2 + (z - 16) ** 2 < 12,
+        "cell with processes": (across + (x - 22) ** 2 < 70) | ((across < 5) & middle),
+        "plate of a voxel": (z == 16) & (abs(y - 22) < 18) & middle,
+        "plate": (abs(z - 16) <= 2) & (abs(y - 22) < 18) & middle,
+        "wavy plate": (abs(z - 16 - 3 * np.sin(x / 7)) <= 1.5) & (abs(y - 22) < 18) & middle,
+        "ball": across + (x - 22) ** 2 < 120,
+        "ellipsoid": across / 49 + (x - 22) ** 2 / 289 < 1,
+    }[name].astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        *((name, "tubes") for name in ("tube", "thick tube", "wavy tube", "torus", "cell with processes")),
+        *((name, "sheet") for name in ("plate of a voxel", "plate", "wavy plate")),
+        *((name, "blob") for name in ("ball", "ellipsoid")),
+    ],
+)
+def test_objects_that_a_skeleton_tells_little_of_are_named(name: str, form: str) -> None:
+    stages = [Label(), Skeleton(), Measure()]
+    for block in ((32, 44, 44), (16, 24, 20)):
+        left = run_in_memory(stages, phantom(name), kind="mask", block=block)
+        assert left.tables["objects"]["form"].tolist() == [form]
+
+
+def test_without_a_skeleton_no_form_is_told() -> None:
+    left = run_in_memory([Label(), Measure()], phantom("tube"), kind="mask", block=(32, 44, 44))
+    assert left.tables["objects"]["form"].tolist() == [""]
