@@ -29,7 +29,8 @@ def _lower(key: Any, tie: Any, u: int, v: int) -> bool:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _find(parent: Any, i: int) -> int:
+def find_root(parent: Any, i: int) -> int:
+    """The root of the tree of i; paths are halved on the way."""
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -187,17 +188,17 @@ def flood(
         for j in range(_lower_neighbours(v, basin, key, tie, own, offsets, lower)):
             u = lower[j]
             if not (own[v] and own[u]):
-                a = _find(parent, basin[v] if own[v] else basin[u])
+                a = find_root(parent, basin[v] if own[v] else basin[u])
                 if slot[a] < 0:
                     slot[a] = count
                     tree[count] = count
                     count += 1
                 continue
-            a, b = _find(parent, basin[v]), _find(parent, basin[u])
+            a, b = find_root(parent, basin[v]), find_root(parent, basin[u])
             if a == b:
                 continue
             if slot[a] >= 0 and slot[b] >= 0:
-                s, t = _find(tree, slot[a]), _find(tree, slot[b])
+                s, t = find_root(tree, slot[a]), find_root(tree, slot[b])
                 if s != t:
                     tree[max(s, t)] = min(s, t)
                     ends[0, kept], ends[1, kept], ends[2, kept], ends[3, kept] = slot[a], slot[b], v, u
@@ -210,7 +211,7 @@ def flood(
             size[a] += size[b]
             slot[a] = joined
     for b in range(basins):
-        slot[b] = slot[_find(parent, b)]
+        slot[b] = slot[find_root(parent, b)]
     return slot, count, (ends[0, :kept].copy(), ends[1, :kept].copy(), ends[2, :kept].copy(), ends[3, :kept].copy())
 
 
@@ -254,13 +255,13 @@ def sink(
         for j in range(_lower_neighbours(v, basin, key, tie, own, offsets, lower)):
             u = lower[j]
             if not (own[v] and own[u]):
-                a = _find(parent, basin[v] if own[v] else basin[u])
+                a = find_root(parent, basin[v] if own[v] else basin[u])
                 if slot[a] < 0:
                     slot[a] = count
                     lowest_of[count] = a
                     count += 1
                 continue
-            a, b = _find(parent, basin[v]), _find(parent, basin[u])
+            a, b = find_root(parent, basin[v]), find_root(parent, basin[u])
             if a == b:
                 continue
             if _lower(key, tie, root[b], root[a]):
@@ -275,7 +276,7 @@ def sink(
                 slot[a] = count
                 lowest_of[count] = a
                 count += 1
-            s, t = _find(tree, slot[a]), _find(tree, slot[b])
+            s, t = find_root(tree, slot[a]), find_root(tree, slot[b])
             if s != t:
                 tree[max(s, t)] = min(s, t)
                 ends[0, kept], ends[1, kept], ends[2, kept], ends[3, kept] = slot[a], slot[b], v, u
@@ -287,7 +288,7 @@ def sink(
             closed[number] = b
             number += 1
     for b in range(basins):
-        slot[b] = slot[_find(parent, b)]
+        slot[b] = slot[find_root(parent, b)]
     edges = (ends[0, :kept].copy(), ends[1, :kept].copy(), ends[2, :kept].copy(), ends[3, :kept].copy())
     return slot, lowest_of[:count].copy(), edges, deep[:found].copy(), closed[:number].copy()
 
@@ -330,39 +331,3 @@ def smallest_of_runs(edges: Any) -> Any:
                     rows[count - 1] = i
                 break
     return rows[:count].copy()
-
-
-@njit(cache=True, nogil=True)
-def flood_slots(label: Any, a: Any, b: Any) -> Any:
-    """The sweep over edges a[i], b[i] between slots, in order: a slot without a label takes that of the other side."""
-    parent = np.arange(label.size)
-    found = label.copy()
-    for i in range(a.size):
-        p, q = _find(parent, a[i]), _find(parent, b[i])
-        if p != q and (found[p] == 0 or found[q] == 0):
-            joined = max(found[p], found[q])
-            parent[q] = p
-            found[p] = joined
-    for i in range(label.size):
-        found[i] = found[_find(parent, i)]
-    return found
-
-
-@njit(cache=True, nogil=True)
-def surviving_slots(rank: Any, depth: Any, a: Any, b: Any, height: Any, h: float) -> Any:
-    """The sweep over edges a[i], b[i] of these heights, in order: at each the minimum of higher rank ends.
-
-    Returns which end more than h above their depth, and which never end.
-    """
-    parent = np.arange(rank.size)
-    deep = np.zeros(rank.size, np.bool_)
-    for i in range(a.size):
-        p, q = _find(parent, a[i]), _find(parent, b[i])
-        if p == q:
-            continue
-        if rank[p] > rank[q]:
-            p, q = q, p
-        deep[q] = height[i] - depth[q] > h
-        parent[q] = p
-    lowest = parent == np.arange(rank.size)
-    return deep, lowest

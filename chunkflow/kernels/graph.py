@@ -73,8 +73,8 @@ class SkeletonGraph:
     """A multigraph of V nodes and E branches, each a chain of voxels.
 
     Nodes are ordered by label, then by position (z, y, x), then by `first`; branches by (`node_a`, `node_b`, second
-    voxel of the chain), with `node_a <= node_b`. A chain runs from `node_a` to `node_b`, a self-loop from its smaller end, or
-    towards its smaller second voxel where both ends are one voxel.
+    voxel of the chain), with `node_a <= node_b`. A chain runs from `node_a` to `node_b`, a self-loop from its smaller
+    end, or towards its smaller second voxel where both ends are one voxel.
 
     shape : of the volume.
     nodes : the V nodes.

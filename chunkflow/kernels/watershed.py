@@ -10,14 +10,13 @@ a voxel is that of the seed in its tree; there are no watershed lines. A block c
               An edge with a free side is that side's smallest: contract it (cut property). Between two that are not
               free: keep it if it joins two trees of the block, all seeds counting as one, else drop it: it is the
               largest of a cycle (cycle property)
-    merge     kept edges and the cheapest edge of each pair of slots across a seam, in order, for all blocks at once
+    merge     kept edges and the cheapest edge of each pair of slots across a seam, in order (`kernels.forest`)
 
 A slot is what a seeded or stuck basin has become. Seeds come from the same reduction: a minimum counts when the relief
 must rise by more than h to leave it for a lower one (its dynamics, Grimaud 1992), and at every edge the higher of two
 minima dies (the elder rule); a free basin older than a stuck one cannot be decided by the block and gets stuck too.
 
-The merge holds 64 bytes per edge, and slots are about 1 % of the foreground voxels of 64^3 blocks, 0.4 % at 128^3:
-a machine that merges 10^8 of them takes 10 GB, foreground of 25 Gvox in blocks of 128^3.
+Slots are about 1 % of the foreground voxels of 64^3 blocks, 0.4 % at 128^3, and an edge takes 64 bytes.
 """
 
 from __future__ import annotations
@@ -383,43 +382,6 @@ def cheapest(edges: NDArray[np.int64]) -> NDArray[np.int64]:
 def in_order(edges: NDArray[np.int64]) -> NDArray[np.int64]:
     """Edges by their order in the volume."""
     return edges[np.lexsort(edges[:, :1:-1].T)]
-
-
-def flood_slots(label: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Label of every slot of all blocks.
-
-    Parameters
-    ----------
-    label : (N,) int64, label of the seeded slots, else 0.
-    edges : (M, 8) between slots of all blocks, in order.
-
-    Returns
-    -------
-    (N,) int64, 0 where no seed is connected.
-    """
-    found = floods.flood_slots(label, np.ascontiguousarray(edges[:, 0]), np.ascontiguousarray(edges[:, 1]))
-    return np.asarray(found, dtype=np.int64)
-
-
-def surviving_minima(
-    minimum: NDArray[np.int64], key: NDArray[np.int64], edges: NDArray[np.int64], h: float
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which minima of slots have dynamics above `h`, and which are the lowest of their connected foreground.
-
-    Parameters
-    ----------
-    minimum, key : (N,) int64 of the slots of all blocks.
-    edges : (M, 8) between them, in order.
-
-    Returns
-    -------
-    Two (N,) bool; the lowest are never among the others.
-    """
-    rank = np.empty(len(minimum), np.int64)
-    rank[np.lexsort((minimum, key))] = np.arange(len(minimum))
-    a, b = np.ascontiguousarray(edges[:, 0]), np.ascontiguousarray(edges[:, 1])
-    deep, lowest = floods.surviving_slots(rank, key_value(key), a, b, key_value(edges[:, 2]), h)
-    return np.asarray(deep), np.asarray(lowest)
 
 
 def spread_out(

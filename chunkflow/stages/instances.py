@@ -12,13 +12,13 @@
     label ...     the passes of `stages.label` on the instances, as on an input that is labels
 
 A relief has its minima inside objects: minus the distance, minus the intensity, or the intensity where borders are
-bright. The merges hold about 64 bytes per edge (see `kernels.watershed`); every block that has plateaus builds a tree
-of all seeds, half a second for a million of them.
+bright. The merges go slab by slab (`stages.instances_merge`); every block that has plateaus builds a tree of all seeds,
+half a second for a million of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Literal
@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 
 from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple, triple
-from chunkflow.geometry.grid import Grid
-from chunkflow.kernels import contact, distance, filters, union, watershed
+from chunkflow.kernels import contact, distance, filters, watershed
 from chunkflow.stages.agglomerate import agglomerate_drafts
-from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Merged, Output, Record, View, host, iterate
+from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Output, View, host
 from chunkflow.stages.distance import distance_drafts, spacing_weights
+from chunkflow.stages.instances_merge import MergeFlood, MergeSeeds
 from chunkflow.stages.label import Label, NonZero
-from chunkflow.stages.naming import Name, largest_of, named_objects, ranked
+from chunkflow.stages.naming import Name, named_objects
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.scan import DATA
 
@@ -209,91 +209,6 @@ class SeamEdges:
         return 600 * (z * y + y * x + z * x)
 
 
-def _merged_edges(records: Mapping[str, Sequence[Record]], source: str, offsets: NDArray[np.int64]) -> Any:
-    """Edges inside and between all blocks, in order, their slots counted over all blocks."""
-    rows = [np.zeros((0, watershed.EDGE_COLUMNS), np.int64)]
-    pairs = zip(iterate(records[source]), iterate(records[f"{source}-seams"]), strict=True)
-    for block, (inner, seams) in enumerate(pairs):
-        for edges, there in ((inner["edges"], block), (seams["edges"], seams["neighbour"])):
-            edges = edges.copy()
-            edges[:, 0] += offsets[block]
-            edges[:, 1] += offsets[there]
-            rows.append(edges)
-    return watershed.in_order(np.concatenate(rows))
-
-
-def _columns(records: Sequence[Record], names: Sequence[str]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """Columns of all blocks one after the other, and the first row of each block in the first column."""
-    parts: dict[str, list[NDArray[np.int64]]] = {name: [np.zeros(0, np.int64)] for name in names}
-    for record in iterate(records):
-        for name in names:
-            parts[name].append(record[name])
-    counts = np.array([len(part) for part in parts[names[0]][1:]], np.int64)
-    return [np.concatenate(parts[name]) for name in names], union.element_offsets(counts)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergeSeeds:
-    """Seeds of the whole volume, increasing, and which of them lie in each block."""
-
-    grid: Grid
-    h: float
-    distance_um: float
-    voxel_um: tuple[float, float, float]
-
-    version: ClassVar[int] = 1
-
-    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        (minimum, key), offsets = _columns(records["seeds"], ("minimum", "key"))
-        (deep, deep_key, lowest, lowest_key), _ = _columns(
-            records["seeds"], ("deep", "deep_key", "lowest", "lowest_key")
-        )
-        alive, last = watershed.surviving_minima(minimum, key, _merged_edges(records, "seeds", offsets), self.h)
-        seeds = np.concatenate([deep, minimum[alive], lowest, minimum[last]])
-        depth = watershed.key_value(np.concatenate([deep_key, key[alive], lowest_key, key[last]]))
-        is_last = np.arange(len(seeds)) >= len(deep) + int(alive.sum())
-        if self.distance_um > 0 and len(seeds):
-            stays = watershed.spread_out(
-                seeds, depth, is_last, distance_um=self.distance_um, voxel_um=self.voxel_um, volume=self.grid.shape
-            )
-            seeds = seeds[stays]
-        seeds = np.sort(seeds)
-        parts = ((block, {"here": rows}) for block, rows in self.grid.group(seeds))
-        return Merged({"seeds": seeds, "count": np.array([len(seeds)])}, parts)
-
-    def working_bytes(self, blocks: int) -> int:
-        return 65536 * blocks
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergeFlood:
-    """The instance of every slot of every block: ranked by their first voxel, those of few voxels left out."""
-
-    min_voxels: int
-
-    version: ClassVar[int] = 2
-
-    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        (label, first, size, highest), offsets = _columns(records["flood"], ("label", "first", "size", "highest"))
-        label = watershed.flood_slots(label, _merged_edges(records, "flood", offsets))
-        count = len(values["seeds-merge"]["seeds"])
-        total = np.zeros(count + 1, np.int64)
-        np.add.at(total, label, size)
-        earliest = np.full(count + 1, np.iinfo(np.int64).max)
-        np.minimum.at(earliest, label, first)
-        ids = ranked(earliest, total, self.min_voxels)
-        final = ids[label]
-        none = np.zeros(1, np.uint64)
-        parts = (
-            (block, {"ids": np.concatenate([none, final[offsets[block] : offsets[block + 1]]])})
-            for block in range(len(offsets) - 1)
-        )
-        return Merged({**largest_of(ids), "highest": highest.max(initial=0.0, keepdims=True)}, parts)
-
-    def working_bytes(self, blocks: int) -> int:
-        return 65536 * blocks
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instances:
     """Objects that touch, told apart by a watershed of the foreground. Stands in place of label.
@@ -348,7 +263,7 @@ class Instances:
         flood = Flood(connectivity=self.connectivity, sides=_whole_sides(voxel_um))
         named = Label(min_voxels=self.min_voxels, min_volume_um3=self.min_volume_um3)
         smallest = named.smallest(voxel_um)
-        name = MergeFlood(min_voxels=smallest if self.agglomerate is None else 0)
+        name = MergeFlood(grid=flow.grid, min_voxels=smallest if self.agglomerate is None else 0)
         grid, mask = flow.grid, ArraySpec(name="mask", dtype="uint8")
         drafts = (
             Draft(name="foreground", grid=grid, steps=steps, writes=(mask,), needs=needs),

@@ -17,7 +17,7 @@ from skimage.segmentation import watershed as skimage_watershed
 
 from chunkflow.geometry.box import Box, Triple
 from chunkflow.geometry.grid import Grid
-from chunkflow.kernels import contact, watershed
+from chunkflow.kernels import contact, forest, watershed
 
 REACH = {6: 1, 18: 2, 26: 3}
 Case = tuple[NDArray[np.float32], NDArray[np.bool_], Triple, int]
@@ -104,22 +104,47 @@ def shore(core: Box, frame: watershed.Frame, slot: NDArray[np.uint32], seeded: N
     return watershed.Shore(core.start, core.shape, *planes, seeded)
 
 
-def merged_edges(
-    grid: Grid, inner: list[NDArray[np.int64]], shores: list[watershed.Shore], connectivity: int
-) -> NDArray[np.int64]:
-    counts = [len(s.seeded) for s in shores]
-    offset = np.concatenate(([0], np.cumsum(counts)))
-    rows = [np.zeros((0, 8), np.int64)]
-    for block, edges in enumerate(inner):
-        rows.append(edges + np.array([offset[block], offset[block], 0, 0, 0, 0, 0, 0]))
+class MemoryShelf(dict[str, Any]):
+    """A shelf that is a dict."""
+
+    def put(self, name: str, arrays: Any) -> None:
+        self[name] = arrays
+
+    def take(self, name: str) -> Any:
+        return self[name]
+
+
+def slabs_of(grid: Grid) -> list[range]:
+    """Blocks of each layer of a grid, or of each row of a flat one: they touch no layer but the next."""
+    z, y, x = grid.counts
+    layer = y * x if z > 1 else x if y > 1 else 1
+    return [range(first, first + layer) for first in range(0, len(grid), layer)]
+
+
+def edges_of(
+    grid: Grid, slab: range, inner: list[NDArray[np.int64]], shores: list[watershed.Shore], connectivity: int
+) -> forest.Edges:
+    """The edges of the slots of a slab."""
+    offset = np.concatenate(([0], np.cumsum([len(shores[block].seeded) for block in slab])))
+    none = np.zeros((0, 8), np.int64)
+    within, ahead, there = [none], [none], [np.zeros(0, np.int64)]
+    for start, block in zip(offset, slab, strict=False):
+        within.append(inner[block] + np.array([start, start, 0, 0, 0, 0, 0, 0]))
         for direction in contact.FORWARD:
-            there = grid.neighbour(block, direction)
-            if there is not None:
-                found = watershed.seam_edges(
-                    shores[block], shores[there], direction, volume=grid.shape, connectivity=connectivity
-                )
-                rows.append(found + np.array([offset[block], offset[there], 0, 0, 0, 0, 0, 0]))
-    return watershed.in_order(np.concatenate(rows))
+            neighbour = grid.neighbour(block, direction)
+            if neighbour is None:
+                continue
+            found = watershed.seam_edges(
+                shores[block], shores[neighbour], direction, volume=grid.shape, connectivity=connectivity
+            )
+            found[:, 0] += start
+            if neighbour in slab:
+                found[:, 1] += offset[neighbour - slab.start]
+                within.append(found)
+            else:
+                ahead.append(found)
+                there.append(np.full(len(found), neighbour - slab.stop))
+    return forest.Edges(offset, np.concatenate(within), np.concatenate(ahead), np.concatenate(there))
 
 
 def flood(
@@ -136,14 +161,19 @@ def flood(
         found = watershed.flood_block(frame, seeds[here], here + 1, connectivity)
         blocks.append(found)
         shores.append(shore(core, frame, found.slot, found.label > 0))
-    edges = merged_edges(grid, [b.edges for b in blocks], shores, connectivity)
-    final = watershed.flood_slots(np.concatenate([b.label for b in blocks]), edges)
+    slabs, inner = slabs_of(grid), [b.edges for b in blocks]
+    given = (
+        (np.concatenate([blocks[b].label for b in slab]), edges_of(grid, slab, inner, shores, connectivity))
+        for slab in slabs
+    )
     labels = np.zeros(grid.shape, np.int64)
-    start = 0
-    for block, found in enumerate(blocks):
-        table = np.concatenate(([0], final[start : start + len(found.label)]))
-        labels[grid.core_of(block).slices] = table[found.slot]
-        start += len(found.label)
+    for number, final in forest.FloodedLabels(given, len(slabs), MemoryShelf()):
+        start = 0
+        for block in slabs[number]:
+            count = len(blocks[block].label)
+            table = np.concatenate(([0], final[start : start + count]))
+            labels[grid.core_of(block).slices] = table[blocks[block].slot]
+            start += count
     return labels
 
 
@@ -154,10 +184,17 @@ def minima(grid: Grid, relief: NDArray[Any], mask: NDArray[np.bool_], h: float, 
         found = watershed.minima_block(frame, h, connectivity)
         blocks.append(found)
         shores.append(shore(grid.core_of(block), frame, found.slot, np.zeros(len(found.minimum), bool)))
-    edges = merged_edges(grid, [b.edges for b in blocks], shores, connectivity)
-    minimum, key = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("minimum", "key"))
-    deep, lowest = watershed.surviving_minima(minimum, key, edges, h)
-    return np.sort(np.concatenate([*(v for b in blocks for v in (b.deep, b.lowest)), minimum[deep | lowest]]))
+    inner = [b.edges for b in blocks]
+    slabs = (
+        (
+            np.concatenate([blocks[b].minimum for b in slab]),
+            np.concatenate([blocks[b].key for b in slab]),
+            edges_of(grid, slab, inner, shores, connectivity),
+        )
+        for slab in slabs_of(grid)
+    )
+    found, _, _ = forest.surviving_minima(slabs, h)
+    return np.sort(np.concatenate([*(v for b in blocks for v in (b.deep, b.lowest)), found]))
 
 
 def ties(relief: NDArray[Any], mask: NDArray[np.bool_], seeds: NDArray[np.int64]) -> NDArray[np.int64]:
