@@ -30,8 +30,8 @@ PART_BLOCKS = 8
 """Blocks whose skeletons make a part, on average."""
 MOST_PARTS = 4096
 FOLDED_AT_ONCE = 64
-PART_BYTES = 64 * 2**20
-"""What the projection gives a part: 300,000 skeleton voxels."""
+PART_BYTES = 16 * 2**20
+"""What the projection gives a part: 80,000 skeleton voxels."""
 
 
 def part_grid(blocks: int) -> Grid:

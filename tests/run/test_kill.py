@@ -34,6 +34,8 @@ PASSES += [
     "residual-1",
     "residual-merge",
     "skeleton",
+    "graph-cuts",
+    "graph-parts",
     "graph",
     "measure",
     "objects",
@@ -44,7 +46,7 @@ TABLES = ("graph", "objects", "contacts", "networks")
 MERGES = {
     name
     for name in PASSES
-    if name.endswith(("range", "merge", "-check")) or name in ("threshold", "residual-1", *TABLES)
+    if name.endswith(("range", "merge", "-check")) or name in ("threshold", "residual-1", "graph-cuts", "graph-parts", *TABLES)
 }
 
 
@@ -165,7 +167,7 @@ def test_a_run_killed_before_it_publishes_leaves_the_earlier_result_readable(
         with pytest.raises(KeyboardInterrupt):
             plan.run(on="serial", on_event=_interrupt_in("objects"))
     assert tree_hash(tmp_path / "out") == hashes
-    assert len(list((tmp_path / "out" / "run" / "records").glob("graph-*"))) == 5
+    assert len(list((tmp_path / "out" / "run" / "records").glob("graph-*"))) == 15
     found = cf.open_result(tmp_path / "out")
     assert [d["points"].tolist() for *_, d in found.graph.edges(data=True)] == edges
 
