@@ -68,7 +68,7 @@ class DistanceAlong:
         return Output(arrays={"distance": found})
 
     def working_bytes(self, out: Triple) -> int:
-        return 2 * prod(out) + 64 * PENCIL_SIDE * max(out)
+        return 3 * prod(out) + 64 * PENCIL_SIDE * max(out) + 2**20
 
 
 def distance_drafts(
