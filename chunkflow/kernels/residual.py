@@ -35,22 +35,19 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from chunkflow.kernels.distance import UNKNOWN, Labels, as_labels
-from chunkflow.kernels.thinning import (
-    ALIVE,
+from chunkflow.kernels.decisions import (
     ANCHOR,
     ANCHOR_OR_KEEP,
     DELETE,
-    LAST_PASS,
     MOST_UNKNOWN,
     NEIGHBOURS,
-    OPEN,
-    PARITY_RANK,
     UNDECIDED,
     common_decision,
     possible_decisions,
     table,
 )
+from chunkflow.kernels.distance import UNKNOWN, Labels, as_labels
+from chunkflow.kernels.thinning import ALIVE, LAST_PASS, OPEN, PARITY_RANK
 
 Triple = tuple[int, int, int]
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
-from chunkflow.kernels import components, residual, thinning, topology
+from chunkflow.kernels import components, decisions, residual, thinning, topology
 from chunkflow.stages.base import (
     ArraySpec,
     Draft,
@@ -216,7 +216,7 @@ class Residual:
 
     def working_bytes(self, out: Triple) -> int:
         z, y, x = (min(n, m) for n, m in zip(self.below.core, self.below.shape, strict=True))
-        return thinning.TABLE_BYTES + TOLD_BYTES * (z * y + y * x + z * x)  # and 180 B per open voxel
+        return decisions.TABLE_BYTES + TOLD_BYTES * (z * y + y * x + z * x)  # and 180 B per open voxel
 
 
 def _at_sides(index: NDArray[np.int64], box: Box, shape: Triple) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from chunkflow.kernels import residual, thinning
+from chunkflow.kernels import decisions, residual, thinning
 from chunkflow.kernels.distance import UNKNOWN, squared_distance
 from chunkflow.kernels.residual import OpenVoxels
 from chunkflow.kernels.thinning import ALIVE, LAST_PASS, OPEN, thin
@@ -293,7 +293,7 @@ def test_a_list_holds_what_the_whole_volume_says_of_its_voxels() -> None:
     own = truth[1:-1, 1:-1, 1:-1].ravel()[listed.index]
     assert (listed.start <= own).all() and (listed.start >= 1).all()
     labels = np.pad(blocks.labels, 1)
-    for i, offset in enumerate(thinning.NEIGHBOURS):
+    for i, offset in enumerate(decisions.NEIGHBOURS):
         there = tuple(np.stack(np.unravel_index(listed.index, SHAPE)) + 1 + offset[:, None])
         same = labels[there] == listed.label
         became = np.where(same, truth[there], 0).astype(int)
@@ -313,7 +313,7 @@ def prototype(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]
     names = ("table", "kernel", "residual", "tree")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    importlib.import_module("table").table = thinning.table
+    importlib.import_module("table").table = decisions.table
     yield {name: importlib.import_module(name) for name in names}
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -341,7 +341,7 @@ def test_lists_and_histories_equal_the_prototype(prototype: dict[str, ModuleType
                 np.testing.assert_array_equal(getattr(ours, column.name), named[column.name][order])
         recorded = {
             p: prototype["residual"].collect_block(
-                labels, blocks.distance2, local, start, *box, thinning.NEIGHBOURS, prototype["kernel"].GRAY, count
+                labels, blocks.distance2, local, start, *box, decisions.NEIGHBOURS, prototype["kernel"].GRAY, count
             )
             for p, box in blocks.boxes.items()
             if (count := int((local[cut(*box)] == OPEN).sum()))

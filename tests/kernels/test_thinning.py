@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from chunkflow.errors import UsageError
-from chunkflow.kernels import thinning
+from chunkflow.kernels import decisions, thinning
+from chunkflow.kernels.decisions import table
 from chunkflow.kernels.distance import UNKNOWN, squared_distance
-from chunkflow.kernels.thinning import ALIVE, OPEN, table, thin
+from chunkflow.kernels.thinning import ALIVE, OPEN, thin
 
 PROTOTYPES = Path(__file__).parents[2].parent / "shared" / "prototypes" / "skeleton"
 CLOSED = np.zeros((3, 2), np.bool_)
@@ -179,7 +180,7 @@ def test_the_table_holds_the_flood_filled_decision_of_random_neighbourhoods() ->
     density = rng.uniform(0.05, 0.95, (3000, 1))
     present = rng.random((3000, 26)) < density
     decisions = table()
-    names = {thinning.KEEP: "keep", thinning.DELETE: "delete", thinning.ANCHOR: "anchor"}
+    names = {decisions.KEEP: "keep", decisions.DELETE: "delete", decisions.ANCHOR: "anchor"}
     seen = set()
     for bits in present:
         m = sum(1 << int(i) for i in np.flatnonzero(bits))
@@ -191,10 +192,10 @@ def test_the_table_holds_the_flood_filled_decision_of_random_neighbourhoods() ->
 
 def test_a_missing_or_damaged_table_is_built_again_and_kept(tmp_path: Path) -> None:
     truth = table()
-    path = tmp_path / "not yet there" / thinning.TABLE_NAME
+    path = tmp_path / "not yet there" / decisions.TABLE_NAME
     np.testing.assert_array_equal(table.__wrapped__(path.parent), truth)
-    assert [p.name for p in path.parent.iterdir()] == [thinning.TABLE_NAME]
-    assert path.stat().st_size == thinning.TABLE_BYTES
+    assert [p.name for p in path.parent.iterdir()] == [decisions.TABLE_NAME]
+    assert path.stat().st_size == decisions.TABLE_BYTES
     damaged = bytearray(path.read_bytes())
     damaged[12345] ^= 1
     path.write_bytes(damaged)
@@ -204,7 +205,7 @@ def test_a_missing_or_damaged_table_is_built_again_and_kept(tmp_path: Path) -> N
 
 def test_a_good_table_is_read_and_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     truth = table()
-    (tmp_path / thinning.TABLE_NAME).write_bytes(truth.tobytes())
+    (tmp_path / decisions.TABLE_NAME).write_bytes(truth.tobytes())
     monkeypatch.setattr(thinning, "_build_table", lambda: pytest.fail("built although a good one was there"))
     np.testing.assert_array_equal(table.__wrapped__(tmp_path), truth)
 
