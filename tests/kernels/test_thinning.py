@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from chunkflow.errors import UsageError
-from chunkflow.kernels import decisions, thinning
-from chunkflow.kernels.decisions import table
+from chunkflow.kernels import thinning
+from chunkflow.kernels.decisions import ANCHOR, DELETE, KEEP, TABLE_BYTES, TABLE_NAME, table
 from chunkflow.kernels.distance import UNKNOWN, squared_distance
 from chunkflow.kernels.thinning import ALIVE, OPEN, thin
 
@@ -180,7 +180,7 @@ def test_the_table_holds_the_flood_filled_decision_of_random_neighbourhoods() ->
     density = rng.uniform(0.05, 0.95, (3000, 1))
     present = rng.random((3000, 26)) < density
     decisions = table()
-    names = {decisions.KEEP: "keep", decisions.DELETE: "delete", decisions.ANCHOR: "anchor"}
+    names = {KEEP: "keep", DELETE: "delete", ANCHOR: "anchor"}
     seen = set()
     for bits in present:
         m = sum(1 << int(i) for i in np.flatnonzero(bits))
@@ -192,10 +192,10 @@ def test_the_table_holds_the_flood_filled_decision_of_random_neighbourhoods() ->
 
 def test_a_missing_or_damaged_table_is_built_again_and_kept(tmp_path: Path) -> None:
     truth = table()
-    path = tmp_path / "not yet there" / decisions.TABLE_NAME
+    path = tmp_path / "not yet there" / TABLE_NAME
     np.testing.assert_array_equal(table.__wrapped__(path.parent), truth)
-    assert [p.name for p in path.parent.iterdir()] == [decisions.TABLE_NAME]
-    assert path.stat().st_size == decisions.TABLE_BYTES
+    assert [p.name for p in path.parent.iterdir()] == [TABLE_NAME]
+    assert path.stat().st_size == TABLE_BYTES
     damaged = bytearray(path.read_bytes())
     damaged[12345] ^= 1
     path.write_bytes(damaged)
@@ -205,8 +205,10 @@ def test_a_missing_or_damaged_table_is_built_again_and_kept(tmp_path: Path) -> N
 
 def test_a_good_table_is_read_and_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     truth = table()
-    (tmp_path / decisions.TABLE_NAME).write_bytes(truth.tobytes())
-    monkeypatch.setattr(thinning, "_build_table", lambda: pytest.fail("built although a good one was there"))
+    (tmp_path / TABLE_NAME).write_bytes(truth.tobytes())
+    monkeypatch.setattr(
+        "chunkflow.kernels.decisions._build_table", lambda: pytest.fail("built although a good one was there")
+    )
     np.testing.assert_array_equal(table.__wrapped__(tmp_path), truth)
 
 
