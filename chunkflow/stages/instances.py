@@ -286,7 +286,7 @@ class Instances:
             limit = self.agglomerate if self._is_high_outside else -self.agglomerate
             joined = agglomerate_drafts(grid, limit=limit, min_voxels=smallest)
         merge = (drafts + joined)[-1].name
-        objects, after = named_objects(flow, Name(array="basins", merge=merge), merge, connectivity=self.connectivity)
+        objects, after = named_objects(flow, Name(array="basins", merge=merge), merge)
         return (*drafts, *joined, *objects), after
 
     @property

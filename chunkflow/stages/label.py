@@ -245,7 +245,7 @@ def label_dtype(merged: Record) -> np.dtype[Any]:
 class Label:
     """Connected components of the foreground.
 
-    connectivity : 6, 18 or 26
+    connectivity : 6, 18 or 26; of no effect on an input of labels, which keep their ids
     min_voxels : objects of fewer voxels are dropped, after merging, and the others numbered without them
     min_volume_um3 : the same in um^3; give one of the two
     clear_border : whether objects that touch a side of the volume are dropped too
@@ -278,13 +278,13 @@ class Label:
         grid = flow.grid
         before, needs, array = self._foreground(flow)
         topology = bool(flow.wants & {"skeleton", "measure"})
-        find = Components(
-            array=array, connectivity=self.connectivity, topology=topology, clear_border=self.clear_border
-        )
+        # Labels that come in keep their ids, and all that is counted of their pieces is 26-connected.
+        connectivity = 26 if flow.kind == "labels" else self.connectivity
+        find = Components(array=array, connectivity=connectivity, topology=topology, clear_border=self.clear_border)
         writes = [ArraySpec(name="provisional", dtype="uint32")]
         writes += [ArraySpec(name="pieces", dtype="uint32")] if topology else []
         writes += [ArraySpec(name="mask", dtype="uint8")] if "mask" in flow.save and array == "mask" else []
-        seams = Seams(connectivity=self.connectivity, topology=topology)
+        seams = Seams(connectivity=connectivity, topology=topology)
         smallest = self.smallest(flow.scale.voxel_um)
         ids = MergeLabels(grid=grid, min_voxels=smallest, keep_ids=flow.kind == "labels")
         drafts = [

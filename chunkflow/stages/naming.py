@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,10 +61,8 @@ class Name:
         return 8 * prod(out)
 
 
-def named_objects(
-    flow: Flow, name: BlockStep, merge: str, *, connectivity: Literal[6, 18, 26] = 26
-) -> tuple[tuple[Draft, ...], Flow]:
+def named_objects(flow: Flow, name: BlockStep, merge: str) -> tuple[tuple[Draft, ...], Flow]:
     """The passes of `label` on an input of labels, which a step makes with the help of a merge instead: "labelled"."""
-    (first, *others), after = Label(connectivity=connectivity).drafts(replace(flow, kind="labels"))
+    (first, *others), after = Label().drafts(replace(flow, kind="labels"))
     first = replace(first, steps=(name, *first.steps[1:]), needs=(merge,))
     return (first, *others), replace(after, kind=flow.kind)

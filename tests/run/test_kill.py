@@ -46,7 +46,8 @@ TABLES = ("graph", "objects", "contacts", "networks")
 MERGES = {
     name
     for name in PASSES
-    if name.endswith(("range", "merge", "-check")) or name in ("threshold", "residual-1", "graph-cuts", "graph-parts", *TABLES)
+    if name.endswith(("range", "merge", "-check"))
+    or name in ("threshold", "residual-1", "graph-cuts", "graph-parts", *TABLES)
 }
 
 

@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import cc3d
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, find_objects, label
 from skimage.io import imread
+from skimage.measure import euler_number, regionprops_table
 
 import chunkflow as cf
 from chunkflow.geometry.box import Triple
@@ -78,6 +82,16 @@ def all_neurites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, cf.Res
 
 
 @pytest.fixture(scope="module")
+def every_neurite(tmp_path_factory: pytest.TempPathFactory) -> tuple[NDArray[np.uint32], cf.Result]:
+    """The EM segmentation with all its labels, and what blocks on four workers make of it."""
+    folder = tmp_path_factory.mktemp("every")
+    labels = np.asarray(imread(needed("em_segmentation_256x512x512.tif")), np.uint32)
+    suites.write_volume(folder / "neurites.ome.zarr", labels, NEURITES_UM)
+    plan = skeletons().plan(folder / "neurites.ome.zarr", folder / "out", block=(128, 128, 128))
+    return labels, plan.run(on="local", workers=4)
+
+
+@pytest.fixture(scope="module")
 def yeast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, cf.Result]:
     """A yeast cell, and what one block makes of it with the pipeline of the examples."""
     folder = tmp_path_factory.mktemp("yeast")
@@ -119,6 +133,100 @@ def test_blocks_of_the_whole_em_segmentation_leave_what_one_block_leaves(
     path, expected = all_neurites
     assert expected.objects["certified"].all()
     check(skeletons(), path, tmp_path, expected, block, on="local", workers=workers)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_neurite_is_certified_and_in_the_pieces_that_cc3d_finds(
+    every_neurite: tuple[NDArray[np.uint32], cf.Result],
+) -> None:
+    labels, result = every_neurite
+    objects = result.objects
+    assert len(objects) > 900
+    assert objects["certified"].all()
+    pieces, count = cc3d.connected_components(labels, connectivity=26, return_N=True)
+    label_of = np.zeros(count + 1, np.uint32)
+    label_of[pieces.ravel()] = labels.ravel()
+    ids, components = np.unique(label_of[1:], return_counts=True)
+    np.testing.assert_array_equal(objects["object_id"], ids)
+    np.testing.assert_array_equal(objects["b0"], components)
+    np.testing.assert_array_equal(result.labels[...], labels)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("connectivity", [6, 26])
+def test_components_of_the_em_foreground_are_those_of_cc3d_in_raster_order(
+    connectivity: Literal[6, 26], tmp_path: Path
+) -> None:
+    mask = imread(needed("em_segmentation_256x512x512.tif")) > 0
+    suites.write_volume(tmp_path / "in.ome.zarr", mask.astype(np.uint8), NEURITES_UM)
+    pipeline = cf.Pipeline([cf.Label(connectivity=connectivity)], input=cf.InputOptions(kind="mask"))
+    result = pipeline.plan(tmp_path / "in.ome.zarr", tmp_path / "out", block=(128, 128, 128)).run(on="serial")
+    found, count = cc3d.connected_components(mask, connectivity=connectivity, return_N=True)
+    present, first = np.unique(found, return_index=True)
+    rank = np.zeros(count + 1, np.uint32)
+    rank[present[present > 0][np.argsort(first[present > 0])]] = np.arange(1, count + 1)
+    np.testing.assert_array_equal(result.labels[...], rank[found])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_sizes_boxes_and_places_of_all_neurites_are_scikit_images(
+    every_neurite: tuple[NDArray[np.uint32], cf.Result],
+) -> None:
+    labels, result = every_neurite
+    wanted = ("label", "num_pixels", "area", "bbox", "centroid")
+    theirs = regionprops_table(labels, properties=wanted, spacing=NEURITES_UM)
+    ours = result.objects
+    np.testing.assert_array_equal(ours["object_id"], theirs["label"])
+    np.testing.assert_array_equal(ours["volume_vox"], theirs["num_pixels"])
+    np.testing.assert_allclose(ours["volume_um3"], theirs["area"], rtol=1e-9)
+    for axis, name in enumerate("zyx"):
+        np.testing.assert_array_equal(ours[f"bbox_{name}_min"], theirs[f"bbox-{axis}"])
+        np.testing.assert_array_equal(ours[f"bbox_{name}_max"], theirs[f"bbox-{axis + 3}"])
+        np.testing.assert_allclose(ours[f"centroid_{name}_um"], theirs[f"centroid-{axis}"], rtol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_contacts_of_all_neurites_are_those_counted_face_by_face(
+    every_neurite: tuple[NDArray[np.uint32], cf.Result],
+) -> None:
+    labels, result = every_neurite
+    ours = pd.read_parquet(result.path / "tables/contacts.parquet")
+    counted: dict[tuple[int, int], list[int]] = {}
+    for axis in range(3):
+        lines = np.moveaxis(labels, axis, 0)
+        a, b = lines[:-1], lines[1:]
+        touch = (a != b) & (a > 0) & (b > 0)
+        low, high = np.minimum(a[touch], b[touch]), np.maximum(a[touch], b[touch])
+        pairs, faces = np.unique(low.astype(np.uint64) << np.uint64(32) | high, return_counts=True)
+        for pair, count in zip(pairs.tolist(), faces.tolist(), strict=True):
+            counted.setdefault((pair >> 32, pair & 0xFFFFFFFF), [0, 0, 0])[axis] = count
+    rows = ours[["object_a", "object_b", "faces_z", "faces_y", "faces_x"]].to_numpy().tolist()
+    assert len(rows) > 1000
+    assert rows == [[*pair, *faces] for pair, faces in sorted(counted.items())]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_loops_cavities_and_radii_of_neurites_are_those_of_their_voxels(
+    every_neurite: tuple[NDArray[np.uint32], cf.Result],
+) -> None:
+    """Of every thirtieth object by size: the largest too."""
+    labels, result = every_neurite
+    objects = result.objects.sort_values("volume_vox", ascending=False)
+    boxes = find_objects(labels)
+    for row in objects.iloc[::30].itertuples():
+        mask = np.pad(labels[boxes[int(row.object_id) - 1]] == row.object_id, 1)
+        cavities = label(~mask)[1] - 1
+        pieces = label(mask, np.ones((3, 3, 3)))[1]
+        assert (row.b0, row.b2) == (pieces, cavities)
+        assert row.b1 == pieces + cavities - euler_number(mask, connectivity=3)
+        if not cavities:
+            radius = distance_transform_edt(mask, sampling=NEURITES_UM).max()
+            assert row.inscribed_radius_um == pytest.approx(radius, rel=1e-6)
 
 
 @pytest.mark.slow
