@@ -142,7 +142,7 @@ def test_a_part_of_the_graph_can_be_taken_and_is_the_same_there(result: cf.Resul
     assert graph_differences(part, result.graph.subgraph(nodes)) == []
     everything = (np.array(ORIGIN) - 1, np.array(ORIGIN) + 100)
     assert graph_differences(result.graph_of(box_um=everything), result.graph) == []
-    half = (np.array(ORIGIN), np.array(ORIGIN) + (10.0, 10.0, 15.0))
+    half = (np.array(ORIGIN), np.array(ORIGIN) + np.array([10.0, 10.0, 15.0]))
     inside = [n for n, data in result.graph.nodes(data=True) if data["x_um"] <= ORIGIN[2] + 15.0]
     assert 0 < len(inside) < len(result.nodes)
     assert graph_differences(result.graph_of(box_um=half), result.graph.subgraph(inside)) == []
