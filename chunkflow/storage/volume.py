@@ -30,6 +30,7 @@ from chunkflow.geometry.scale import Scale
 from chunkflow.storage.files import disk_full_reported, object_sizes
 from chunkflow.storage.layout import ArrayLayout, check_aligned, file_positions, layout_for_core, objects_of
 from chunkflow.storage.optics import Optics
+from chunkflow.storage.shards import shard_reader
 
 __all__ = [
     "ArrayLayout",
@@ -132,7 +133,10 @@ class Volume:
             raise InputError(f"box {box} reaches outside the volume of shape {self.shape}", "Clip it to the volume")
         if box.size == 0:
             return np.zeros(box.shape, self.dtype)
+        reader = None if self.at or self.axes != "zyx" else shard_reader(self.array, self.path)
         try:
+            if reader is not None:
+                return reader.read(box)
             stored = np.asarray(self.array[self._selection(box)])
         except (MemoryError, KeyboardInterrupt):
             raise
