@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from chunkflow.kernels.components import dense_labels
 
 VALUE_BITS = 31  # of a rounded relief, so that int64 holds the sum over 2^31 faces
+BEYOND = 2.0**40  # of a rounded value: more than any mean can be
 _SLAB = 8  # planes whose faces are held at once: noise has three per voxel
 
 
@@ -58,8 +59,10 @@ def relief_power(highest: float) -> int:
 
 
 def rounded(values: Any, power: int) -> NDArray[np.int64]:
-    """Reliefs in units of 2^-power, halves to even."""
-    return np.rint(np.ldexp(np.asarray(values, np.float64), power)).astype(np.int64)
+    """Reliefs in units of 2^-power, halves to even; what is far beyond any relief stays on its side of all of them."""
+    limit = np.ldexp(BEYOND, -power)
+    near = np.clip(np.asarray(values, np.float64), -limit, limit)
+    return np.asarray(np.rint(np.ldexp(near, power)), np.int64)
 
 
 def block_boundaries(labels: NDArray[Any], relief: NDArray[np.float32], power: int) -> Boundaries:

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 _Connectivity = Literal[6, 18, 26]
 
+SIGNED = 2**63
+
 
 @dataclass(frozen=True, slots=True)
 class ComponentTable:
@@ -120,7 +122,12 @@ def _as_unsigned(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _connected(values: NDArray[Any], connectivity: int) -> NDArray[np.uint32]:
-    """cc3d as it is; not its `binary_image` path, which overruns its own table at 26 on arrays of a few voxels."""
+    """cc3d as it is; not its `binary_image` path, which overruns its own table at 26 on arrays of a few voxels.
+
+    Values from 2^63 on are told apart by their rank: cc3d hands some of them to a signed integer.
+    """
+    if values.dtype.itemsize == 8 and values.max(initial=0) >= SIGNED:
+        values = dense_labels(values)[0]
     labels = cc3d.connected_components(values, connectivity=cast(_Connectivity, connectivity), out_dtype=np.uint32)
     return np.ascontiguousarray(labels, dtype=np.uint32)
 

@@ -70,11 +70,12 @@ def open_beside(pipeline: Pipeline, source: Volume, input_identity: Mapping[str,
     arrays: dict[str, Volume | TiffStack] = dict(volumes)
     # Channels lie in one array, so its files, which the input's identity tells of, are those of all of them.
     identities: dict[str, Any] = {name: {"input": input_identity, "at": list(v.at)} for name, v in volumes.items()}
-    regions = None
+    regions, warnings = None, _missing(volumes, pipeline.input.missing)
     if stage.regions is not None and Path(stage.regions).suffix.lower() in rois.SUFFIXES:
         regions = _polygons(stage.regions, source.shape, pipeline.input.time)
     elif stage.regions is not None:
         regions, opened = RegionImage(array=REGIONS), _open_regions(stage.regions, source, pipeline.input.time)
+        warnings += _moved(stage.regions, opened, source)
         arrays[REGIONS] = opened
         identities[REGIONS] = identity(opened) if isinstance(opened, Volume) else opened.identity()
     return Beside(
@@ -82,7 +83,7 @@ def open_beside(pipeline: Pipeline, source: Volume, input_identity: Mapping[str,
         identities=identities,
         channels=_channel_images(volumes),
         regions=regions,
-        warnings=_missing(volumes, pipeline.input.missing),
+        warnings=warnings,
     )
 
 
@@ -156,6 +157,17 @@ def _open_regions(path: str, source: Volume, time: int | None) -> Volume | TiffS
                 "Give regions on the input's grid, or correct their voxel size",
             )
     return opened
+
+
+def _moved(path: str, opened: Volume | TiffStack, source: Volume) -> tuple[str, ...]:
+    """What is said of regions whose metadata put them elsewhere: many programs write no origin."""
+    if not isinstance(opened, Volume):
+        return ()
+    here, there = source.scale.translation_um, opened.scale.translation_um
+    apart = zip(here, there, source.scale.voxel_um, strict=True)
+    if all(abs(a - b) <= 0.5 * v for a, b, v in apart):
+        return ()
+    return (f"the regions {path} begin at {there} um and the input at {here} um; they are taken voxel for voxel",)
 
 
 def _label_image(path: str, source: Volume, time: int | None) -> Volume | TiffStack:

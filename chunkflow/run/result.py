@@ -19,7 +19,7 @@ from chunkflow.run.places import pass_key, run_folder
 from chunkflow.run.publish import StoredParts
 from chunkflow.storage.omezarr import open_volume
 from chunkflow.storage.records import RecordFolder, merged_path, read_record
-from chunkflow.storage.tables import read_table
+from chunkflow.storage.tables import read_rows, read_table
 from chunkflow.storage.volume import Volume
 
 
@@ -72,7 +72,7 @@ class ResultVolume:
 
 
 class Result:
-    """The result in an output folder. What was not saved or computed is None."""
+    """The result in an output folder. An array that was not saved is None; a table that no stage made is refused."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -145,23 +145,21 @@ class Result:
         """Everything as a multigraph: nodes by node_id, edges by branch_id with `points` (N, 3) in um."""
         return self._graph(self.nodes, self.branches, range(len(self.graph_parts)))
 
-    def graph_of(self, *, objects: Collection[int] | None = None, box_um: Any = None) -> nx.MultiGraph[Any]:
+    def graph_of(self, *, objects: int | Collection[int] | None = None, box_um: Any = None) -> nx.MultiGraph[Any]:
         """The part of the graph that belongs to some objects, or whose nodes lie in a box; only that is read.
 
         Parameters
         ----------
-        objects : object ids.
+        objects : object ids, or one.
         box_um : ((z, y, x), (z, y, x)), lowest and highest corner in um; branches need both ends inside.
         """
-        wanted = [] if objects is None else [("object_id", "in", [int(label) for label in objects])]
-        inside = []
-        if box_um is not None:
-            for name, low, high in zip(("z_um", "y_um", "x_um"), *np.asarray(box_um, float).tolist(), strict=True):
-                inside += [(name, ">=", low), (name, "<=", high)]
+        corners = None if box_um is None else np.asarray(box_um, float)
+        if corners is not None and corners.shape != (2, 3):
+            raise UsageError(f"box_um has shape {corners.shape}", "Give ((z, y, x), (z, y, x)) in um")
         folder = self.path / "tables"
-        nodes = read_table(folder, "nodes", filters=(wanted + inside) or None)
+        nodes = read_rows(folder, "nodes", objects=objects, box_um=corners)
         own = np.unique(nodes.object_id.to_numpy(np.uint64))
-        branches = read_table(folder, "branches", filters=[("object_id", "in", own.tolist())])
+        branches = read_rows(folder, "branches", objects=own)
         branches = branches[branches.node_a.isin(nodes.node_id) & branches.node_b.isin(nodes.node_id)]
         of_object = np.searchsorted(self.graph_parts.merged["graph_label"], own)
         parts = np.searchsorted(self.graph_parts.merged["object_start"], of_object, side="right") - 1

@@ -96,7 +96,10 @@ def _loaded(name: str, identity: str) -> Callable[..., Any]:
     found = _imported(name)
     here = _identity(name.partition(":")[0])
     if here != identity:
-        raise ModelError(f"{name} belongs to {here} here, and to {identity} in the plan", "Plan the run again")
+        raise ModelError(
+            f"{name} belongs to {here} here, and to {identity} in the plan",
+            "Plan and run again in a new Python process, which reads the file as it is now",
+        )
     return found
 
 

@@ -19,6 +19,7 @@ holds about 100 bytes per object and tile. Results are the same for any blocks i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -137,12 +138,17 @@ class SegmentTile:
             found = self.function.load()(image, **self.options)
         except ModelError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a function that means to end the program ends its tile
             raise BlockError(
                 f"segment: {name} failed on {box}: {type(error).__name__}: {error}",
                 "Correct the function or its options",
             ) from error
-        labels = np.asarray(found)
+        try:
+            labels = np.asarray(found)
+        except ValueError as error:
+            raise ModelError(
+                f"segment: {name} gave no array at {box} ({error})", "Return one array of the image's shape"
+            ) from error
         if labels.shape != box.shape:
             raise ModelError(
                 f"segment: {name} gave {labels.shape} labels for {box.shape} voxels at {box}",
@@ -335,6 +341,14 @@ class Segment:
             raise ConfigError("segment: a minimum size or bytes_per_voxel is negative", "Use 0 for none")
         if self.min_voxels and self.min_volume_um3 is not None:
             raise ConfigError("segment: min_voxels and min_volume_um3 are both given", "Keep one")
+        for name, value in self.options.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(
+                    f"segment: option {name} is {value!r}, which a pipeline file cannot hold ({error})",
+                    "Give numbers, texts, lists or maps",
+                ) from error
 
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         if flow.signal is None:

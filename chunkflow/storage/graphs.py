@@ -79,10 +79,11 @@ def write_graphml(path: str | Path, parts: Sequence[Part]) -> None:
     """
     with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')
-        first = parts[0]
+        first, last = parts[0], parts[len(parts) - 1]
+        largest = int(last.nodes.get("object_id", np.zeros(1)).max(initial=0))
         for prefix, target, columns in (("n", "node", first.nodes), ("e", "edge", first.branches)):
             for k, (name, values) in enumerate(columns.items()):
-                kind = _graphml_type(values)
+                kind = _graphml_type(values, largest)
                 file.write(f'  <key id="{prefix}{k}" for="{target}" attr.name="{name}" attr.type="{kind}"/>\n')
         file.write('  <graph edgedefault="undirected">\n')
         for part in parts:
@@ -152,7 +153,10 @@ def write_precomputed(folder: str | Path, parts: Iterable[Part], labels: NDArray
     write_atomic(folder / "info", json.dumps(info, indent=2).encode())
 
 
-def _graphml_type(values: NDArray[Any]) -> str:
+def _graphml_type(values: NDArray[Any], largest: int) -> str:
+    """The type of a column whose unsigned values go up to `largest`; GraphML's longs are signed."""
+    if values.dtype.kind == "u" and largest >= 2**63:
+        return "string"
     return {"i": "long", "u": "long", "f": "double", "b": "boolean"}.get(values.dtype.kind, "string")
 
 

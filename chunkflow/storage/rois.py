@@ -77,6 +77,8 @@ def _parsed(path: str | Path, number: int, roi: roifile.ImagejRoi) -> Roi:
             f"{path}: ROI {number} ({roi.name}) is a {roi.roitype.name.lower()}, which encloses no area",
             "Delete it from the set",
         )
+    if not all(np.isfinite(ring).all() for ring in rings):
+        raise InputError(f"{path}: ROI {number} ({roi.name}) has corners that are no numbers", "Draw it again")
     plane = roi.z_position or roi.position  # the first in hyperstacks, the second in plain stacks; both from 1
     return Roi(roi.name, rings, plane - 1 if plane else None, roi.t_position - 1 if roi.t_position else None)
 

@@ -9,13 +9,14 @@ A column says its unit at the end of its name (`_um`, `_um2`, `_um3`, `_vox`), a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
@@ -88,17 +89,46 @@ def _table(name: str, columns: Mapping[str, NDArray[Any]]) -> pa.Table:
     return pa.table(arrays, pa.schema([_field(header, values) for header, values in arrays.items()]))
 
 
-def read_table(folder: str | Path, name: str, *, filters: Any = None) -> pd.DataFrame:
-    """The table that `write_table` wrote, or those of its rows that pass filters (as pyarrow has them).
+def read_table(folder: str | Path, name: str) -> pd.DataFrame:
+    """The table that `write_table` wrote.
 
     Raises
     ------
     InputNotFoundError : if it is not there.
     """
+    return pd.read_parquet(_existing(folder, name))
+
+
+def read_rows(
+    folder: str | Path,
+    name: str,
+    *,
+    objects: int | Collection[int] | NDArray[np.uint64] | None = None,
+    box_um: NDArray[np.float64] | None = None,
+) -> pd.DataFrame:
+    """Rows of a table, of some objects by their `object_id` and inside a box ((z, y, x), (z, y, x)) of um.
+
+    Groups of rows that hold none of them are not read.
+    """
+    keep = pa.compute.scalar(True)
+    if objects is not None:
+        ids = np.array([objects] if isinstance(objects, int) else list(objects), np.uint64)
+        keep &= pa.compute.field("object_id").cast(pa.uint64()).isin(pa.array(ids, pa.uint64()))
+    if box_um is not None:
+        for axis, low, high in zip("zyx", *box_um.tolist(), strict=True):
+            keep &= (pa.compute.field(f"{axis}_um") >= low) & (pa.compute.field(f"{axis}_um") <= high)
+    rows: pd.DataFrame = pa.parquet.read_table(_existing(folder, name), filters=keep).to_pandas()
+    return rows
+
+
+def _existing(folder: str | Path, name: str) -> Path:
     path = Path(folder, f"{name}.parquet")
     if not path.is_file():
-        raise InputNotFoundError(f"{path} does not exist", "Check that the run is complete: chunkflow status OUT")
-    return pd.read_parquet(path, filters=filters)
+        raise InputNotFoundError(
+            f"{path} does not exist",
+            "Add the stage that makes it (skeleton or measure), if the run is complete: chunkflow status OUT",
+        )
+    return path
 
 
 def _field(header: str, values: pa.Array) -> pa.Field:

@@ -166,3 +166,11 @@ def test_rounded_reliefs_fit_their_bits_and_lose_no_more_than_promised(highest: 
     found = agglomeration.rounded(values, power)
     assert np.abs(found).max() <= 2**31
     assert np.abs(np.ldexp(found.astype(float), -power) - values).max() <= highest * 2.0**-31
+
+
+def test_a_limit_far_beyond_all_reliefs_stays_on_its_side() -> None:
+    power = agglomeration.relief_power(1.0)
+    values = [-1e300, -1e12, -1.0, 0.5, 1.0, 1e12, 1e300]
+    found = agglomeration.rounded(np.array(values), power)
+    assert (np.diff(found) >= 0).all()
+    assert found[1] < found[2] and found[-2] > found[-3]

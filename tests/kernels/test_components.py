@@ -122,3 +122,14 @@ def test_dense_labels_are_ranks_of_the_labels_present(dtype: type) -> None:
         dense, present = dense_labels(values)
         assert present.tolist() == sorted({int(v) for v in values.ravel()} - {0})
         np.testing.assert_array_equal(np.concatenate(([0], present))[dense], values)
+
+
+def test_values_from_2_to_the_63_on_are_told_apart_in_any_row() -> None:
+    for value in (2**63 - 1, 2**63, 2**63 + 5, 2**64 - 1):
+        for shape, stop in (((4, 4, 8), 8), ((4, 4, 9), 7), ((1, 1, 6), 6)):
+            values = np.zeros(shape, np.uint64)
+            values[shape[0] // 2, shape[1] // 2, 2:stop] = value
+            values[0, 0, 0] = 1
+            labels, table = label_block(values, 26)
+            assert table.value.tolist() == [1, value]
+            np.testing.assert_array_equal(labels, (values > 0) + (values > 1).astype(int))

@@ -79,7 +79,7 @@ def test_columns_of_different_lengths_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_table_that_is_not_there_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InputNotFoundError, match=r"objects.parquet does not exist. Check that the run is complete"):
+    with pytest.raises(InputNotFoundError, match=r"objects.parquet does not exist. Add the stage that makes it"):
         read_table(tmp_path, "objects")
 
 
@@ -91,7 +91,18 @@ def test_units_are_in_the_metadata_of_columns(tmp_path: Path) -> None:
         assert schema.field(name).metadata == (None if unit is None else {b"unit": unit.encode()}), name
 
 
-def test_parts_change_no_byte_and_a_filter_reads_its_rows_only(tmp_path: Path) -> None:
+def test_rows_of_objects_and_of_a_box_are_read_whatever_their_ids(tmp_path: Path) -> None:
+    ids = np.array([7, 7, 2**63 + 5, 2**64 - 1], np.uint64)
+    place = {f"{axis}_um": np.array([0.0, 1.0, 2.0, 3.0]) for axis in "zyx"}
+    tables.write_table(tmp_path, "t", {"object_id": ids, **place})
+    assert tables.read_rows(tmp_path, "t", objects=7).z_um.tolist() == [0.0, 1.0]
+    assert tables.read_rows(tmp_path, "t", objects=[2**63 + 5, 9]).z_um.tolist() == [2.0]
+    box = np.array([(0.5, 0.5, 0.5), (3.5, 2.5, 3.5)])
+    assert tables.read_rows(tmp_path, "t", box_um=box).object_id.tolist() == [7, 2**63 + 5]
+    assert len(tables.read_rows(tmp_path, "t", objects=[])) == 0
+
+
+def test_parts_change_no_byte(tmp_path: Path) -> None:
     count = 2 * tables.GROUP_ROWS + 5
     columns = {"n": np.arange(count), "kind": np.where(np.arange(count) % 2, "odd", "even"), "x_um": np.ones(count)}
     tables.write_table(tmp_path / "whole", "t", columns)
@@ -101,5 +112,3 @@ def test_parts_change_no_byte_and_a_filter_reads_its_rows_only(tmp_path: Path) -
     for name in ("t.parquet", "t.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     assert pyarrow.parquet.ParquetFile(tmp_path / "parts" / "t.parquet").num_row_groups == 3
-    found = read_table(tmp_path / "parts", "t", filters=[("n", "in", [4, count - 1])])
-    assert found.n.tolist() == [4, count - 1]
