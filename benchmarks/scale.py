@@ -52,7 +52,7 @@ def main() -> None:
         what = f"{side}^3, {run['blocks']} blocks"
         peer, goal = (None, None) if run is first else (f"at {first['blocks']} blocks", GOAL)
         for stage, seconds in run["seconds"].items():
-            base = None if peer is None else first["seconds"][stage] / first["blocks"]
+            base = first["seconds"][stage] / first["blocks"] if peer and stage in first["seconds"] else None
             name = f"{what}: {stage} [s per block]"
             asked = goal if stage == "all" else None
             report.rows.append(Row(name=name, ours=seconds / run["blocks"], peer=peer, peer_value=base, goal=asked))
