@@ -19,6 +19,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -207,17 +208,18 @@ def _grouped(values: NDArray[Any], labels: NDArray[Any]) -> tuple[Ints, Ints]:
 class _Swc:
     """The samples of one object's SWC file."""
 
-    lines: list[str] = field(default_factory=list)
+    body: StringIO = field(default_factory=StringIO)
+    count: int = 0
     cuts: list[tuple[int, int]] = field(default_factory=list)
     """Branch, and the node that it stops short of."""
     number_of_node: dict[int, int] = field(default_factory=dict)
 
     def add(self, zyx_radius: Sequence[float], parent: int) -> int:
         """Append a sample; its number."""
-        number = len(self.lines) + 1
+        self.count += 1
         z, y, x, radius = zyx_radius
-        self.lines.append(f"{number} 0 {x:.6f} {y:.6f} {z:.6f} {radius:.6f} {parent}")
-        return number
+        self.body.write(f"{self.count} 0 {x:.6f} {y:.6f} {z:.6f} {radius:.6f} {parent}\n")
+        return self.count
 
     def text(self, label: int, rows: _Rows) -> str:
         """The file: what it is, which loops are cut, the samples."""
@@ -229,7 +231,7 @@ class _Swc:
         cuts = [
             f"# cut: branch {branch + rows.branch} before node {node + rows.node}" for branch, node in sorted(self.cuts)
         ]
-        return "\n".join([*head, *cuts, *self.lines]) + "\n"
+        return "\n".join([*head, *cuts]) + "\n" + self.body.getvalue()
 
 
 def _branches_at(nodes: Ints, branches: Ints, rows: _Rows) -> dict[int, list[tuple[int, int, int]]]:
