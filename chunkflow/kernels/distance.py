@@ -83,10 +83,10 @@ def squared_distance(
 
     Returns (Z, Y, X) int32 in units of squared spacing, 0 on background; UNKNOWN where int32 cannot hold it.
     """
-    found = None
-    for axis in (2, 1, 0):
-        found = squared_distance_along(axis, labels, found, weight=weights[axis], open_ends=open_ends, in_place=True)
-    assert found is not None
+    labels = as_labels(labels)
+    found, occupied = _along_x(labels, weights[2], open_ends)
+    for axis in (1, 0):
+        _along(axis, labels, found, occupied, weights[axis], open_ends)
     return found
 
 
@@ -97,7 +97,6 @@ def squared_distance_along(
     *,
     weight: int,
     open_ends: bool = False,
-    in_place: bool = False,
 ) -> NDArray[np.int32]:
     """One axis of `squared_distance`, on a part of the volume that holds whole lines along it.
 
@@ -105,7 +104,7 @@ def squared_distance_along(
     ----------
     axis : 2 first, then 1, then 0
     labels : (Z, Y, X) bool or any unsigned integer, 0 is background
-    distance2 : (Z, Y, X) int32, what the axis before left, None for axis 2; overwritten if `in_place`
+    distance2 : (Z, Y, X) int32, what the axis before left, None for axis 2
     weight : squared integer spacing along the axis
     open_ends : what lies behind both ends of a line counts as nothing; else as background
 
@@ -113,19 +112,39 @@ def squared_distance_along(
     where int32 cannot hold it.
     """
     labels = as_labels(labels)
-    occupied = np.zeros((*labels.shape[:2], -(-labels.shape[2] // TILE)), np.bool_)
     if distance2 is None:
-        found = np.zeros(labels.shape, np.int32)
-        _scan_x(labels, weight, open_ends, found, occupied)
-        return found
+        return _along_x(labels, weight, open_ends)[0]
+    occupied = _tiles(labels)
     _mark_occupied(labels, occupied)
-    found = distance2 if in_place else distance2.copy()
-    # the swept axis becomes the middle one; for y that is a view of the array as it is
+    found = distance2.copy()
+    _along(axis, labels, found, occupied, weight, open_ends)
+    return found
+
+
+def _tiles(labels: Labels) -> NDArray[np.bool_]:
+    return np.zeros((*labels.shape[:2], -(-labels.shape[2] // TILE)), np.bool_)
+
+
+def _along_x(labels: Labels, weight: int, open_ends: bool) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Distances along x alone, and which tiles hold labels."""
+    found, occupied = np.zeros(labels.shape, np.int32), _tiles(labels)
+    _scan_x(labels, weight, open_ends, found, occupied)
+    return found, occupied
+
+
+def _along(
+    axis: int,
+    labels: Labels,
+    found: NDArray[np.int32],
+    occupied: NDArray[np.bool_],
+    weight: int,
+    open_ends: bool,
+) -> None:
+    """Add axis 1 or 0 to the distances, in place; the swept axis becomes the middle one, for y a view as it is."""
     lines, values, tiles = np.swapaxes(labels, axis, 1), np.swapaxes(found, axis, 1), np.swapaxes(occupied, axis, 1)
     _sweep(lines, weight, open_ends, values, tiles)
     if axis == 0:
-        found[found == FAR] = UNKNOWN
-    return found
+        _tell_unknown(found, occupied)
 
 
 def as_labels(labels: Labels | NDArray[np.bool_]) -> Labels:
@@ -295,3 +314,16 @@ def _occupied_rows(occupied: NDArray[np.bool_], plane: int, tile: int) -> tuple[
     while low < high and not occupied[plane, low, tile]:
         low += 1
     return (low, high) if low < high else (0, 0)
+
+
+@njit(cache=True, nogil=True)
+def _tell_unknown(distance2: NDArray[np.int32], occupied: NDArray[np.bool_]) -> None:
+    """Set to UNKNOWN what int32 could not hold."""
+    depth, height, width = distance2.shape
+    for z in range(depth):
+        for y in range(height):
+            for tile in range(occupied.shape[2]):
+                if occupied[z, y, tile]:
+                    for x in range(tile * TILE, min(width, (tile + 1) * TILE)):
+                        if distance2[z, y, x] == FAR:
+                            distance2[z, y, x] = UNKNOWN
