@@ -13,7 +13,7 @@ verified, so that damage raises and never reads as data.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -25,10 +25,6 @@ import numpy as np
 import zarr
 from numcodecs import Zstd
 from numpy.typing import NDArray
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
-from zarr.codecs.sharding import ShardingCodecIndexLocation
-from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
-from zarr.core.metadata import ArrayV3Metadata
 
 from chunkflow.errors import IntegrityError
 from chunkflow.geometry.box import Box, Triple, triple
@@ -122,47 +118,38 @@ class ShardReader:
 
 
 def shard_reader(array: zarr.Array[Any], path: str) -> ShardReader | None:
-    """A reader for an array, or None where it is not one of those that are read here."""
-    metadata = array.metadata
-    if not isinstance(metadata, ArrayV3Metadata) or array.ndim != 3 or metadata.storage_transformers:
+    """A reader for an array, or None where it is not one of those that are read here, by its metadata."""
+    metadata: Mapping[str, Any] = array.metadata.to_dict()
+    if metadata["zarr_format"] != 3 or array.ndim != 3 or array.dtype.kind not in "biuf":
         return None
-    encoding, codecs = metadata.chunk_key_encoding, metadata.codecs
-    if not isinstance(encoding, DefaultChunkKeyEncoding) or array.dtype.kind not in "biuf":
+    encoding, codecs = metadata["chunk_key_encoding"], list(metadata["codecs"])
+    if encoding["name"] != "default" or metadata.get("storage_transformers"):
         return None
-    unit = triple(array.shards or array.chunks)
-    is_sharded = len(codecs) == 1 and isinstance(codecs[0], ShardingCodec)
+    is_sharded = [codec["name"] for codec in codecs] == ["sharding_indexed"]
     if is_sharded:
-        outer: Any = codecs[0]
-        if outer.index_location is not ShardingCodecIndexLocation.end or not _is_index(outer.index_codecs):
+        shards = codecs[0]["configuration"]
+        if shards.get("index_location", "end") != "end" or not _is_chain(shards["index_codecs"], "crc32c"):
             return None
-        codecs = outer.codecs
-    if not _is_zstd(codecs):
+        codecs = list(shards["codecs"])
+    if not _is_chain(codecs, "zstd") or not codecs[1]["configuration"].get("checksum"):
         return None
-    dtype = np.dtype(array.dtype).newbyteorder("<")
-    chunk = triple(array.chunks)
-    shape = triple(array.shape)
-    return ShardReader(path, shape, dtype, metadata.fill_value, unit, chunk, is_sharded, encoding.separator)
-
-
-def _is_zstd(codecs: Any) -> bool:
-    """Plain little-endian bytes, compressed by zstd with a checksum."""
-    return (
-        len(codecs) == 2
-        and isinstance(codecs[0], BytesCodec)
-        and (codecs[0].endian is None or codecs[0].endian.value == "little")
-        and isinstance(codecs[1], ZstdCodec)
-        and codecs[1].checksum
+    return ShardReader(
+        path=path,
+        shape=triple(array.shape),
+        dtype=np.dtype(array.dtype).newbyteorder("<"),
+        fill=array.fill_value,
+        shard=triple(array.shards or array.chunks),
+        chunk=triple(array.chunks),
+        is_sharded=is_sharded,
+        separator=encoding.get("configuration", {}).get("separator", "/"),
     )
 
 
-def _is_index(codecs: Any) -> bool:
-    return (
-        len(codecs) == 2
-        and isinstance(codecs[0], BytesCodec)
-        and codecs[0].endian is not None
-        and codecs[0].endian.value == "little"
-        and isinstance(codecs[1], Crc32cCodec)
-    )
+def _is_chain(codecs: Sequence[Mapping[str, Any]], last: str) -> bool:
+    """Plain little-endian bytes, and one codec more. Of single bytes no order is told."""
+    if [codec["name"] for codec in codecs] != ["bytes", last]:
+        return False
+    return codecs[0].get("configuration", {}).get("endian", "little") in (None, "little")
 
 
 def _meeting(box: Box, unit: Triple) -> Iterator[tuple[Triple, Box]]:
