@@ -19,8 +19,8 @@ from chunkflow.stages.base import BlockStep, boxes_of_chain
 
 PROCESS_BYTES = 400 * 2**20
 """A worker that holds no voxel: 332 MiB after a tiny volume went through every stage, and what the allocator keeps of
-freed memory (a worker peaked 26 MiB above the sum without it, over 960 units of a 512^3 volume; Linux, Python 3.11). A worker that compiles
-kernels, once per installation, takes up to 100 MiB more."""
+freed memory (a worker peaked 26 MiB above the sum without it, over 960 units of a 512^3 volume; Linux, Python 3.11).
+A worker that compiles kernels, once per installation, takes up to 100 MiB more."""
 
 TORCH_BYTES = 320 * 2**20
 """What torch adds once a small network has run: 310 MiB measured on a CPU."""
