@@ -10,8 +10,10 @@ several lower neighbours, ours follows the lowest, by definition of the forest, 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from chunkflow.geometry.box import Box
+from chunkflow.geometry.box import Box, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.stages.base import BlockStep, Record, Region, View
-from chunkflow.stages.instances import FindSeeds, Flood, MergeFlood, MergeSeeds, Name, SeamEdges
+from chunkflow.stages.instances import FindSeeds, Flood, SeamEdges
+from chunkflow.stages.instances_merge import MergeFlood, MergeSeeds
+from chunkflow.stages.naming import Name
+from chunkflow.storage.records import shelf_in
 
 SIDE, QUICK_SIDE = 256, 128
 BLOCK = 64
@@ -61,7 +66,7 @@ def boundaries(side: int) -> Arrays:
 
 def compare(report: Report, name: str, arrays: Arrays, h: float, connectivity: int) -> None:
     """One row for flooding, one for the seeds."""
-    grid = Grid(arrays["relief"].shape, (BLOCK,) * 3)  # type: ignore[arg-type]
+    grid = Grid(triple(arrays["relief"].shape), (BLOCK,) * 3)
     small = {key: array[:20, :20, :20] for key, array in arrays.items()}
     warm = Grid((20, 20, 20), (10, 10, 20))
     flood(warm, small, find_seeds(warm, small, h, connectivity), connectivity)
@@ -128,10 +133,13 @@ def flood(grid: Grid, arrays: Arrays, seeds: Mapping[str, Any], connectivity: in
         basins[grid.core_of(block).slices] = products["basins"]
         records.append(record)
     beside = [record for _, record in visit(seams, grid, arrays, {"flood": records}, {})]
-    merged = MergeFlood(min_voxels=0).run({"flood": records, "flood-seams": beside}, none)
-    ids = {block: {"flood-merge": {**merged.values, **part}} for block, part in merged.parts}
+    merge = MergeFlood(grid=grid, min_voxels=0)
+    with tempfile.TemporaryDirectory() as folder, shelf_in(Path(folder)) as shelf:
+        merged = merge.run({"flood": records, "flood-seams": beside}, none, shelf)
+        ids = {block: {"flood-merge": {**merged.values, **part}} for block, part in merged.parts}
     labels = np.zeros(grid.shape, np.uint32)
-    for block, (products, _) in enumerate(visit(Name(), grid, {"basins": basins}, {}, ids)):
+    name = Name(array="basins", merge="flood-merge")
+    for block, (products, _) in enumerate(visit(name, grid, {"basins": basins}, {}, ids)):
         labels[grid.core_of(block).slices] = products["labelled"]
     return labels
 

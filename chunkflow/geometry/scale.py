@@ -6,10 +6,9 @@ is shifted by half of what its voxels grew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Self
 
 from chunkflow.errors import InputError
 
@@ -80,11 +79,3 @@ class Scale:
     def to_json(self) -> dict[str, list[float]]:
         """The same facts as JSON values."""
         return {"voxel_um": list(self.voxel_um), "translation_um": list(self.translation_um)}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Sequence[float]]) -> Self:
-        """The scale that `to_json` wrote."""
-        return cls(
-            micrometer_triple(value["voxel_um"], "voxel size"),
-            micrometer_triple(value["translation_um"], "translation"),
-        )

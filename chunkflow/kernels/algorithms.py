@@ -194,7 +194,7 @@ class MaskedWiener:
         return _wiener(otf, self.alpha) * (0.5 - 0.5 * xp.cos(np.pi * ramp))
 
 
-def back_kernel(psf: Any, projector: WienerButterworth | MaskedWiener) -> Any:
+def back_kernel(psf: Any, projector: BackProjector) -> Any:
     """The kernel of a back projector: odd shape of the PSF's support, float32, sums to 1, centre at shape // 2.
 
     The transfer function is evaluated on a torus of four times the PSF's reach; what comes of it is multiplied along
@@ -221,10 +221,10 @@ class Algorithm:
     momentum : whether to extrapolate after each update, by the fixed schedule
     """
 
-    update: Multiply | Descend = Multiply()
-    penalty: TotalVariation | Roughness | None = None
+    update: Update = Multiply()
+    penalty: Penalty | None = None
     shrinkage: Shrinkage | None = None
-    back: WienerButterworth | MaskedWiener | None = None
+    back: BackProjector | None = None
     momentum: bool = False
 
     @property

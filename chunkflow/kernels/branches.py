@@ -158,7 +158,7 @@ def forms(
     return np.where(np.isfinite(inscribed_um), found, "")
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _smoothed(points: Floats, offsets: Ints) -> Floats:
     """(P, 3) the mean of up to five points around each, as many on either side as its chain has."""
     smooth = np.empty_like(points)
@@ -173,7 +173,7 @@ def _smoothed(points: Floats, offsets: Ints) -> Floats:
     return smooth
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _lengths(points: Floats, offsets: Ints) -> Floats:
     """(E,) length of each polyline, summed from its first point to its last."""
     lengths = np.zeros(offsets.size - 1)
@@ -188,7 +188,7 @@ def _lengths(points: Floats, offsets: Ints) -> Floats:
     return lengths
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _radius_statistics(radius: Floats, offsets: Ints) -> Floats:
     """(E, 4) mean, minimum, maximum and standard deviation (divisor n) along each chain."""
     statistics = np.empty((offsets.size - 1, 4))

@@ -90,7 +90,7 @@ def expanded_edges(coords: Ints, pairs: Ints) -> tuple[Ints, Ints]:
     return edges[in_tree], edges[~in_tree & ~killed]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _touch(coords: Ints, i: int, j: int) -> bool:
     """Whether two voxels are 26-neighbours or the same."""
     near = True
@@ -99,7 +99,7 @@ def _touch(coords: Ints, i: int, j: int) -> bool:
     return near
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _collapse(rows: Ints, cols: Ints, coords: Ints, member: Bools) -> Bools:
     """Members that are left when dominated ones go, one at a time, until none is dominated.
 
@@ -123,7 +123,7 @@ def _collapse(rows: Ints, cols: Ints, coords: Ints, member: Bools) -> Bools:
     return left
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _is_dominated(v: int, rows: Ints, cols: Ints, coords: Ints, left: Bools) -> bool:
     for q in range(rows[v], rows[v + 1]):
         if not left[cols[q]]:
@@ -138,7 +138,7 @@ def _is_dominated(v: int, rows: Ints, cols: Ints, coords: Ints, left: Bools) -> 
     return False
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _spanning_tree(edges: Ints, count: int) -> Bools:
     """Which edges join two parts when they enter in this order (Kruskal 1956)."""
     parent = np.arange(count)
@@ -169,7 +169,7 @@ def _triangles(edges: Ints, count: int) -> Ints:
     return np.ascontiguousarray(entered[np.lexsort((entered[:, 2], entered[:, 1], entered[:, 0]))])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _common_neighbours(edges: Ints, starts: Ints) -> Ints:
     """(T, 3) corners i < j < k of all triangles; `edges` in raster order, those of i from `starts[i]`."""
     found = []
@@ -191,7 +191,7 @@ def _common_neighbours(edges: Ints, starts: Ints) -> Ints:
     return corners
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _killed_edges(triangles: Ints, count: int, at_most: int) -> Bools:
     """Which of `count` edges are the last of a boundary: column reduction over GF(2), stopped when none can follow.
 
@@ -228,7 +228,7 @@ def _killed_edges(triangles: Ints, count: int, at_most: int) -> Bools:
     return killed
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _add_columns(a: Ints, b: Ints, out: Ints) -> int:
     """Symmetric difference of two descending lists into `out`; its length."""
     i, j, size = 0, 0, 0

@@ -23,18 +23,17 @@ from numba import njit
 from numpy.typing import NDArray
 
 from chunkflow.kernels.components import dense_labels
-from chunkflow.kernels.measure import (
+from chunkflow.kernels.limbs import (
     LIMB,
     LIMB_MASK,
     SQUARE_LIMBS,
     SUM_LIMBS,
-    ObjectSums,
     as_integers,
     carry,
     integers,
-    intensity_columns,
     intensity_sums,
 )
+from chunkflow.kernels.measure import ObjectSums, intensity_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def channel_sums(
     labels : (Z, Y, X) unsigned, 0 is not measured.
     channel : (Z, Y, X) bool, integer or float, finite.
     measured : the same for the measured intensity; None where none is.
-    powers : `measure.intensity_power` of the measured intensity and of the channel, of the whole volume.
+    powers : `limbs.intensity_power` of the measured intensity and of the channel, of the whole volume.
     backgrounds : of both, in their own units; a voxel is above where it is larger.
 
     Returns

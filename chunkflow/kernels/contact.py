@@ -18,7 +18,6 @@ Labels stay below 2^32 (block-local ids do).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -33,21 +32,6 @@ FORWARD: tuple[Direction, ...] = tuple((z, y, x) for z, y, x in product((-1, 0, 
 """The 13 of the 26 directions (z, y, x) that lie ahead in raster order."""
 
 _REACH = {6: 1, 18: 2, 26: 3}  # along how many axes two touching voxels may differ
-
-
-@dataclass(frozen=True, slots=True)
-class RegionContacts:
-    """Contacts between the regions (pieces of any value, background included) of two blocks.
-
-    Each an (M, 2) int64 array of unique pairs (region of a, region of b).
-    """
-
-    same: NDArray[np.int64]
-    """Equal values that share a voxel face: one 6-connected region."""
-    adjacent: NDArray[np.int64]
-    """Different values that share a voxel face."""
-    links26: NDArray[np.int64]
-    """Equal non-zero values that touch at all: one 26-connected component. Includes such pairs of `same`."""
 
 
 def shell(labels: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -102,24 +86,6 @@ def same_value(pairs: NDArray[np.int64], value_a: NDArray[np.uint64], value_b: N
     value_a, value_b : value of each component of the two blocks.
     """
     return np.asarray(value_a[pairs[:, 0] - 1] == value_b[pairs[:, 1] - 1])
-
-
-def region_contacts(
-    a: Shell, b: Shell, direction: Direction, *, value_a: NDArray[np.uint64], value_b: NDArray[np.uint64]
-) -> RegionContacts:
-    """Contacts between the regions of two neighbouring blocks (kernels/topology.py `block_regions`).
-
-    Parameters
-    ----------
-    a, b : shells of the two blocks' regions, without a zero.
-    direction : where block b lies, seen from a; one of the 26.
-    value_a, value_b : value of each region of the two blocks.
-    """
-    by_face = touching(a, b, direction, 6)
-    is_same = same_value(by_face, value_a, value_b)
-    at_all = touching(a, b, direction, 26)
-    is_link = same_value(at_all, value_a, value_b) & (value_a[at_all[:, 0] - 1] != 0)
-    return RegionContacts(by_face[is_same], by_face[~is_same], at_all[is_link])
 
 
 def _side(planes: Shell, direction: tuple[int, ...]) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""How far a point-spread function reaches: widths, enclosed energy, and the box that is worth computing with.
+"""How far a point-spread function reaches: widths, and the box that is worth computing with.
 
 Two rules decide per axis, within a reference box, and the smaller half extent wins:
 
@@ -77,12 +77,6 @@ def trimmed(
     """The PSF cut to its `support`, parameters as there: float32, odd shape, sums to 1, centre at shape // 2."""
     kept = psf[_window(psf.shape, support(psf, energy, floor=floor, largest=largest).shape)]
     return np.asarray(kept / kept.sum(dtype=np.float64), np.float32)
-
-
-def enclosed_energy(psf: NDArray[Any]) -> tuple[Profile, Profile, Profile]:
-    """Part of the sum within 0, 1, 2, ... voxels of the centre along z, y and x: three (n // 2 + 1,) float64."""
-    z, y, x = (_enclosed(psf, axis) for axis in range(3))
-    return z, y, x
 
 
 def fwhm(psf: NDArray[Any], voxel_um: TripleUm) -> NDArray[np.float64]:

@@ -213,7 +213,7 @@ def _neighbours(index: Ints, label: NDArray[np.uint64], coords: Ints, shape: Sha
     return rows, cols
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _find_partners(
     index: Ints,
     label: NDArray[np.uint64],
@@ -247,7 +247,7 @@ def _regular(rows: Ints, cols: Ints, coords: Ints) -> Bools:
     return regular
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _chains(rows: Ints, cols: Ints, regular: Bools) -> tuple[Ints, Ints]:
     """Chains of regular voxels with the cluster voxels at both ends, then the rings, closed by their first voxel.
 

@@ -1,13 +1,7 @@
 """Exact sums per object: measured block by block, merged in any order, equal to the whole volume's bit for bit.
 
-Floating-point sums depend on the order of their terms, and blocks change the order; integer sums do not. So every sum
-here is an integer. An integer image is summed as it is. A float image is summed as q = round(v * 2^s), with one s for
-the whole volume, chosen so that |q| < 2^62: float32 values down to 2^-38 of the largest are represented exactly, all
-others to 2^-63 of it. Means and deviations divide once, at the very end.
-
-Sums of squares need up to 190 bits, so a sum is a row of limbs, sum = limb[0] + limb[1] * 2^32 + limb[2] * 2^64 ...,
-each int64. Limbs add without carrying; `merge_sums` carries, which leaves every limb but the last in [0, 2^32) and
-makes the representation unique.
+Every sum here is an integer, in limbs where 64 bits are too few (`kernels.limbs`): voxels, coordinates and their
+products, intensities in fixed point and their squares. Means and deviations divide once, at the very end.
 
 Holds for blocks below 2^29 voxels (812^3) and 2^16 along an axis, merges of less than 2^31 records at once, and
 volumes below 2^63 voxels.
@@ -21,15 +15,13 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from chunkflow.kernels.components import dense_labels
+from chunkflow.kernels.limbs import LIMB, LIMB_MASK, carry, integers, intensity_sums
 
 Triple = tuple[int, int, int]
 
-LIMB = 32
-LIMB_MASK = (1 << LIMB) - 1
-_MOMENT_LIMBS, SUM_LIMBS, SQUARE_LIMBS = 2, 3, 5  # 95, 127 and 191 bits: what 2^63 voxels can add up to
 _SECOND_LIMBS = 3
 PRODUCTS: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 """The axes of each second moment: zz, yy, xx, zy, zx, yx."""
@@ -72,20 +64,6 @@ class Largest:
     """(K,) labels present, increasing."""
     value: NDArray[np.int64]
     """(K,)"""
-
-
-def intensity_power(maximum: float, dtype: DTypeLike) -> int:
-    """The power s of the fixed-point intensities round(v * 2^s), one for a whole volume.
-
-    Parameters
-    ----------
-    maximum : largest absolute intensity of the whole volume, finite.
-    dtype : of the image; integers are summed as they are, with s = 0.
-    """
-    if not np.issubdtype(np.dtype(dtype), np.floating) or maximum == 0:
-        return 0
-    _, exponent = np.frexp(np.float64(maximum))  # maximum < 2^exponent
-    return int(min(62 - int(exponent), 1023))  # 2^1023 is the largest power that is a float64
 
 
 def object_sums(
@@ -313,53 +291,6 @@ def _touches_border(totals: ObjectSums, volume_shape: Triple) -> NDArray[np.bool
     return np.asarray((at_side & (shape > 1)).any(axis=1))
 
 
-def intensity_sums(
-    dense: NDArray[np.uint32], rows: int, intensity: NDArray[Any] | None, scale_power: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Limbs of the sums of q and q^2 by rank, not carried, and (rows, 2) smallest and largest intensity."""
-    sums, squares = np.zeros((rows, SUM_LIMBS), np.int64), np.zeros((rows, SQUARE_LIMBS), np.int64)
-    limits = np.full((rows, 2), np.nan)
-    if intensity is None:
-        return sums, squares, limits
-    limits[:] = np.inf, -np.inf
-    intensity = _computable(intensity)
-    is_float = np.issubdtype(intensity.dtype, np.floating)
-    _add_intensities(dense, _fixed_point(intensity, 2.0**scale_power) if is_float else intensity, sums, squares)
-    _add_limits(dense, intensity, limits)
-    return sums, squares, limits
-
-
-def as_integers(intensity: NDArray[Any], scale_power: int) -> NDArray[Any]:
-    """q of each voxel: uint64 where the image is, else int64 (see `object_sums`)."""
-    intensity = _computable(intensity)
-    if np.issubdtype(intensity.dtype, np.floating):
-        return np.asarray(_fixed_point(intensity, 2.0**scale_power))
-    return intensity if intensity.dtype == np.uint64 else intensity.astype(np.int64)
-
-
-def _computable(intensity: NDArray[Any]) -> NDArray[Any]:
-    """The same values in a type that numba computes with: it knows neither half floats nor sums of booleans."""
-    kinds: dict[Any, Any] = {np.dtype(np.float16): np.float32, np.dtype(np.bool_): np.uint8}
-    return intensity.astype(kinds.get(intensity.dtype, intensity.dtype), copy=False)
-
-
-def carry(limbs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(..., L) limbs as the same integers with every limb but the last in [0, 2^32)."""
-    carried = np.array(limbs, dtype=np.int64)
-    for k in range(carried.shape[-1] - 1):
-        carried[..., k + 1] += carried[..., k] >> LIMB  # an arithmetic shift: floor, also below zero
-        carried[..., k] &= LIMB_MASK
-    return carried
-
-
-def integers(limbs: NDArray[np.int64]) -> NDArray[np.object_]:
-    """(K, L) limbs as (K,) Python integers."""
-    total = limbs[:, -1].astype(object)
-    for k in range(limbs.shape[1] - 2, -1, -1):
-        total = (total << LIMB) + limbs[:, k].astype(object)
-    return total
-
-
 @njit(cache=True, nogil=True)
 def _add_positions(
     dense: NDArray[np.uint32],
@@ -409,54 +340,3 @@ def _raise_to(dense: NDArray[np.uint32], values: NDArray[np.integer], found: NDA
         label = labels[i]
         if label != 0 and found[label] >= 0:
             found[label] = -1 if given[i] < 0 else max(found[label], np.int64(given[i]))
-
-
-@njit(cache=True, nogil=True)
-def _fixed_point(values: NDArray[np.floating], scale: float) -> NDArray[np.int64]:
-    """round(v * scale), half to even; the product is exact because scale is a power of two."""
-    fixed = np.empty(values.shape, np.int64)
-    flat, source = fixed.ravel(), values.ravel()
-    for i in range(flat.size):
-        flat[i] = np.int64(np.rint(np.float64(source[i]) * scale))
-    return fixed
-
-
-@njit(cache=True, nogil=True)
-def _add_intensities(
-    dense: NDArray[np.uint32], values: NDArray[np.integer], sums: NDArray[np.int64], squares: NDArray[np.int64]
-) -> None:
-    """Add q and q^2 to the limbs, without carrying: each voxel adds less than 2^34 to a limb."""
-    mask, shift = np.uint64(LIMB_MASK), np.uint64(LIMB)
-    depth, height, width = dense.shape
-    for z in range(depth):
-        for y in range(height):
-            for x in range(width):
-                label = dense[z, y, x]
-                if label == 0:
-                    continue
-                value = values[z, y, x]
-                sign = -1 if value < 0 else 1
-                magnitude = np.uint64(-np.int64(value)) if value < 0 else np.uint64(value)
-                low, high = magnitude & mask, magnitude >> shift
-                sums[label, 0] += sign * np.int64(low)
-                sums[label, 1] += sign * np.int64(high)
-                square = low * low
-                squares[label, 0] += np.int64(square & mask)
-                squares[label, 1] += np.int64(square >> shift)
-                if high != 0:
-                    cross, square = low * high, high * high
-                    squares[label, 1] += 2 * np.int64(cross & mask)
-                    squares[label, 2] += 2 * np.int64(cross >> shift) + np.int64(square & mask)
-                    squares[label, 3] += np.int64(square >> shift)
-
-
-@njit(cache=True, nogil=True)
-def _add_limits(dense: NDArray[np.uint32], values: NDArray[Any], limits: NDArray[np.float64]) -> None:
-    depth, height, width = dense.shape
-    for z in range(depth):
-        for y in range(height):
-            for x in range(width):
-                label = dense[z, y, x]
-                if label != 0:
-                    limits[label, 0] = min(limits[label, 0], np.float64(values[z, y, x]))
-                    limits[label, 1] = max(limits[label, 1], np.float64(values[z, y, x]))

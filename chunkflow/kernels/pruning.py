@@ -118,14 +118,14 @@ def _ring_nodes(graph: SkeletonGraph, which: Ints, voxel: Ints, d2: Ints) -> Nod
     return Nodes(position=position, label=old.label, d2=distance, voxels=voxels, first=first)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _step(p: Ints, q: Ints, scale: Floats) -> int:
     """Distance of two voxels in `LENGTH_UNIT`."""
     dz, dy, dx = (p[0] - q[0]) * scale[0], (p[1] - q[1]) * scale[1], (p[2] - q[2]) * scale[2]
     return int(np.rint(np.sqrt(dz * dz + dy * dy + dx * dx) * LENGTH_UNIT))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _path_lengths(points: Ints, offsets: Ints, scale: Floats) -> Ints:
     lengths = np.zeros(offsets.size - 1, np.int64)
     for b in range(lengths.size):
@@ -134,7 +134,7 @@ def _path_lengths(points: Ints, offsets: Ints, scale: Floats) -> Ints:
     return lengths
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _join_and_drop(ends: _Ends, first: Ints, limit: Floats) -> None:
     """Merge nodes of degree 2, then drop spurs shorter than their junction's limit, the shortest first."""
     for node in range(ends.degree.size):
@@ -160,12 +160,12 @@ def _join_and_drop(ends: _Ends, first: Ints, limit: Floats) -> None:
                 heapq.heappush(heap, (ends.length[g], first[ends.node[g]], g))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _is_open(h: int, ends: _Ends) -> bool:
     return ends.partner[h] < 0 and not ends.dropped[h]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _is_spur(h: int, ends: _Ends, limit: Floats) -> bool:
     """Whether h is the free end of a run from a junction that is shorter than the junction's limit."""
     if not _is_open(h, ends) or ends.degree[ends.node[h]] != 1:
@@ -174,7 +174,7 @@ def _is_spur(h: int, ends: _Ends, limit: Floats) -> bool:
     return bool(ends.degree[junction] > 2 and ends.length[h] < limit[junction])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _join_at(node: int, ends: _Ends) -> int:
     """Join the two runs at a node of degree 2; an open end of the new run, or -1 where the node holds a cycle."""
     left, right = -1, -1
@@ -193,7 +193,7 @@ def _join_at(node: int, ends: _Ends) -> int:
     return int(a)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _walk(ends: _Ends, points: Ints, d2: Ints, offsets: Ints) -> tuple[Ints, Ints, Ints, Ints, NDArray[np.bool_]]:
     """The runs as chains: points, d2, offsets, nodes at both ends (E, 2), and whether it is an isolated cycle."""
     capacity = points.shape[0] + offsets.size
@@ -222,7 +222,7 @@ def _walk(ends: _Ends, points: Ints, d2: Ints, offsets: Ints) -> tuple[Ints, Int
     return out[:size].copy(), out_d2[:size].copy(), out_offsets[: count + 1], pairs[:count], is_ring[:count]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _append(end: int, points: Ints, d2: Ints, offsets: Ints, out: Ints, out_d2: Ints, start: int, size: int) -> int:
     """Append the chain of a branch from that end on, its first voxel not twice; the new size of `out`."""
     first, last = offsets[end >> 1], offsets[(end >> 1) + 1] - 1
@@ -235,7 +235,7 @@ def _append(end: int, points: Ints, d2: Ints, offsets: Ints, out: Ints, out_d2: 
     return size
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _close_ring(out: Ints, out_d2: Ints, start: int, size: int) -> int:
     """Turn a cycle in place so that it starts and ends at its smallest voxel, towards the smaller neighbour."""
     count = size - start
@@ -252,7 +252,7 @@ def _close_ring(out: Ints, out_d2: Ints, start: int, size: int) -> int:
     return start + count + 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _is_before(p: Ints, q: Ints) -> bool:
     """Whether voxel p comes before q in raster order."""
     for axis in range(3):

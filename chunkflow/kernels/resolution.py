@@ -16,13 +16,6 @@ A microscope resolves less along z, so shells are cut into sections (Koho et al.
            lateral: within 15 degrees of the plane
 
 A widefield image of a dense object has nothing in the axial section (the missing cone), and that is then the answer.
-
-**One image** serves where there is no second: two halves of its voxels, as the squares of a checkerboard, see the same
-object through different noise. Koho et al. calibrate the frequencies of such a curve empirically; here the two reasons
-for a calibration are undone as they arise. The halves are a voxel apart in y and x: the shift theorem turns one back.
-Each holds a quarter of the voxels, so S / N is a quarter of the image's: F becomes 4 F / (1 + 3 F). What remains: the
-halves are sampled every second voxel, so it sees no further than 1 / (4 voxels) in y and x; and it is blind to noise
-that neighbours share, as in every deconvolved or resampled image. For those, restore two independent images.
 """
 
 from __future__ import annotations
@@ -41,8 +34,6 @@ Direction = Literal["all", "lateral", "axial"]
 
 AXIAL_HALF_ANGLE = np.deg2rad(30)
 LATERAL_HALF_ANGLE = np.deg2rad(15)
-# A quarter of the voxels is a quarter of the signal-to-noise ratio.
-CHECKERBOARD_SHARE = 4
 
 
 class Curve(NamedTuple):
@@ -93,36 +84,8 @@ def fourier_shell_correlation(
     ------
     InputError : the axes of that direction have one voxel each.
     """
-    curve = _curve([(_spectrum(a, window), _spectrum(b, window))], a.shape, voxel_um, direction)
+    curve = _curve(_spectrum(a, window), _spectrum(b, window), a.shape, voxel_um, direction)
     return curve._replace(counts=curve.counts * _independent_share(a.shape)) if window else curve
-
-
-def checkerboard_correlation(
-    image: Any, voxel_um: tuple[float, float, float], *, direction: Direction = "all", window: bool = True
-) -> Curve:
-    """The correlation that two images like this one would have, from one whose noise is independent voxel by voxel.
-
-    Both diagonals of each 2 x 2 square of a plane make a pair of halves; sums are over both. Parameters as for
-    `fourier_shell_correlation`. Frequencies end at half of Nyquist in y and x. Counts are divided by 16: where the
-    correlation is small, undoing the halves' noise makes its scatter four times larger.
-    """
-    image = to_host(image)
-    _, height, width = (n // 2 * 2 for n in image.shape)
-    squares = image[:, :height, :width]
-    halves = {(i, j): squares[:, i::2, j::2] for i in (0, 1) for j in (0, 1)}
-    shape = halves[0, 0].shape
-    spectra = {corner: _spectrum(half, window) for corner, half in halves.items()}
-    y, x = np.fft.fftfreq(shape[1])[:, None] / 2, np.fft.rfftfreq(shape[2]) / 2  # cycles per voxel of the image
-    down_right, down_left = np.exp(-2j * np.pi * (y + x)), np.exp(-2j * np.pi * (y - x))
-    pairs = [
-        (spectra[0, 0], spectra[1, 1] * down_right),
-        (spectra[0, 1], spectra[1, 0] * down_left),
-    ]
-    curve = _curve(pairs, shape, (voxel_um[0], 2 * voxel_um[1], 2 * voxel_um[2]), direction)
-    signal = np.maximum(curve.correlation, 0)
-    whole = CHECKERBOARD_SHARE * signal / (1 + (CHECKERBOARD_SHARE - 1) * signal)
-    independent = (_independent_share(shape) if window else 1.0) / CHECKERBOARD_SHARE**2
-    return curve._replace(correlation=whole, counts=curve.counts * independent)
 
 
 def resolution(curve: Curve, threshold: Literal["1/7", "half-bit"] = "1/7") -> Resolution:
@@ -191,7 +154,11 @@ def _independent_share(shape: tuple[int, ...]) -> float:
 
 
 def _curve(
-    pairs: list[tuple[Any, Any]], shape: tuple[int, ...], voxel_um: tuple[float, float, float], direction: Direction
+    a: NDArray[np.complex64],
+    b: NDArray[np.complex64],
+    shape: tuple[int, ...],
+    voxel_um: tuple[float, float, float],
+    direction: Direction,
 ) -> Curve:
     step, shells = _shells(shape, voxel_um, direction)
     shell, weight = _members(shape, voxel_um, direction, step, shells)
@@ -199,9 +166,8 @@ def _curve(
     def summed(values: NDArray[Any]) -> NDArray[np.float64]:
         return np.asarray(np.bincount(shell, weight * values.ravel(), shells + 2)[1 : shells + 1], np.float64)
 
-    cross = sum(summed((a * b.conj()).real) for a, b in pairs)
-    power_a = sum(summed(a.real**2 + a.imag**2) for a, _ in pairs)
-    power_b = sum(summed(b.real**2 + b.imag**2) for _, b in pairs)
+    cross = summed((a * b.conj()).real)
+    power_a, power_b = summed(a.real**2 + a.imag**2), summed(b.real**2 + b.imag**2)
     norm = np.sqrt(power_a * power_b)
     correlation = np.divide(cross, norm, out=np.zeros(shells), where=norm > 0)
     counts = summed(np.ones(shell.shape))

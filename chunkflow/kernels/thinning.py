@@ -34,7 +34,6 @@ no halo is enough there, and `kernels.residual` solves what stays OPEN. Crops ho
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numba import njit
@@ -55,8 +54,7 @@ from chunkflow.kernels.decisions import (
     table,
 )
 from chunkflow.kernels.distance import UNKNOWN, Labels, as_labels
-
-Indices = NDArray[np.signedinteger[Any]]
+from chunkflow.kernels.voxel_order import PARITY_RANK, Indices, in_order
 
 OPEN = 254
 """History of a voxel that this crop cannot decide."""
@@ -69,12 +67,6 @@ LAST_PASS = 253
 
 # Bits of a voxel's state. BEHIND: behind an open border. UNSURE: alive, but perhaps anchored already.
 LIVE, TAINT, SLOW, BEHIND, UNSURE = 1, 2, 4, 8, 16
-
-MOST_BUCKETS = 1 << 22
-"""Keys up to which voxels are sorted by counting (16 MiB of counters)."""
-
-PARITY_RANK = np.array([[[0, 1], [3, 2]], [[7, 6], [4, 5]]], np.int64)
-"""Rank of the parities [z, y, x] in the Gray code 000 001 011 010 110 111 101 100."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +137,7 @@ def thin(
     state[1:-1, 1:-1, 1:-1] = labels != 0
     history = state * np.uint8(ALIVE)
     known, unknown, largest, several = _survey(labels, distance2)
-    order = _in_order(labels, distance2, rank, strides, known, int(largest))
+    order = in_order(labels, distance2, rank, strides, known, int(largest))
     owner = np.pad(labels, 1).ravel() if several else np.zeros(1, labels.dtype)  # read only where labels may touch
     if several:
         _mark_contacts(distance2, known, sum(weights), owner, strides, offsets, state.ravel())
@@ -158,30 +150,6 @@ def thin(
     del state, owner, order
     inside = (slice(1, -1),) * 3
     return Thinned(np.ascontiguousarray(history[inside]), start[inside] if may_stay_open else None)
-
-
-def _in_order(
-    labels: Labels,
-    distance2: NDArray[np.int32],
-    rank: NDArray[np.int64],
-    strides: NDArray[np.int64],
-    known: NDArray[np.int64],
-    largest: int,
-) -> Indices:
-    """Padded flat indices of the voxels with a known distance, in increasing key.
-
-    known : (Z, Y) int64, how many of them each row holds
-    largest : the largest known distance
-    """
-    padded_size = strides[0] * (labels.shape[0] + 2)
-    order: Indices = np.empty(int(known.sum()), np.int32 if padded_size < 2**31 else np.int64)
-    buckets = 8 * (largest + 1)
-    if buckets <= MOST_BUCKETS:
-        _count_into_order(labels, distance2, rank, strides, known, np.zeros(buckets + 1, np.uint32), order)
-        return order
-    keys = np.empty(order.size, np.int64)
-    _list_keys(labels, distance2, rank, strides, known, keys, order)
-    return order[np.argsort(keys, kind="stable")]
 
 
 def _mark_open_borders(state: NDArray[np.uint8], open_borders: NDArray[np.bool_]) -> None:
@@ -227,64 +195,6 @@ def _survey(labels: Labels, distance2: NDArray[np.int32]) -> tuple[NDArray[np.in
                     known[z, y] += 1
                     largest = max(largest, value)
     return known, unknown, largest, several
-
-
-@njit(cache=True, nogil=True)
-def _count_into_order(
-    labels: Labels,
-    distance2: NDArray[np.int32],
-    rank: NDArray[np.int64],
-    strides: NDArray[np.int64],
-    known: NDArray[np.int64],
-    places: NDArray[np.uint32],
-    order: Indices,
-) -> None:
-    """Counting sort: voxels of equal key stay in raster order. `places` are zeros, one more than there are keys."""
-    depth, height, width = labels.shape
-    for z in range(depth):
-        for y in range(height):
-            if known[z, y] == 0:
-                continue
-            for x in range(width):
-                if labels[z, y, x] != 0 and distance2[z, y, x] != UNKNOWN:
-                    places[np.int64(distance2[z, y, x]) * 8 + rank[z & 1, y & 1, x & 1] + 1] += 1
-    for key in range(1, places.size):
-        places[key] += places[key - 1]
-    for z in range(depth):
-        for y in range(height):
-            if known[z, y] == 0:
-                continue
-            row = (z + 1) * strides[0] + (y + 1) * strides[1] + 1
-            for x in range(width):
-                if labels[z, y, x] != 0 and distance2[z, y, x] != UNKNOWN:
-                    key = np.int64(distance2[z, y, x]) * 8 + rank[z & 1, y & 1, x & 1]
-                    order[places[key]] = row + x
-                    places[key] += 1
-
-
-@njit(cache=True, nogil=True)
-def _list_keys(
-    labels: Labels,
-    distance2: NDArray[np.int32],
-    rank: NDArray[np.int64],
-    strides: NDArray[np.int64],
-    known: NDArray[np.int64],
-    keys: NDArray[np.int64],
-    order: Indices,
-) -> None:
-    """Keys and padded flat indices of the voxels with a known distance, in raster order."""
-    depth, height, width = labels.shape
-    n = 0
-    for z in range(depth):
-        for y in range(height):
-            if known[z, y] == 0:
-                continue
-            row = (z + 1) * strides[0] + (y + 1) * strides[1] + 1
-            for x in range(width):
-                if labels[z, y, x] != 0 and distance2[z, y, x] != UNKNOWN:
-                    keys[n] = np.int64(distance2[z, y, x]) * 8 + rank[z & 1, y & 1, x & 1]
-                    order[n] = row + x
-                    n += 1
 
 
 @njit(cache=True, nogil=True)

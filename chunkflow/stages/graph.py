@@ -11,7 +11,7 @@ voxels, some 10 m of neurites at 1 um, takes 2 GB in one worker. Beyond that an 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from chunkflow.geometry.box import Box, Triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.kernels import branches, graph, pruning
-from chunkflow.stages.base import Draft, Merged, Output, Record, View, iterate
+from chunkflow.stages.base import Draft, Merged, Output, Record, View, iterate, table_of
+from chunkflow.stages.merging import folded
 
 PARTS = "graph-parts"
 """The pass that leaves the parts."""
@@ -29,9 +30,11 @@ PARTS = "graph-parts"
 PART_BLOCKS = 8
 """Blocks whose skeletons make a part, on average."""
 MOST_PARTS = 4096
-FOLDED_AT_ONCE = 64
 PART_BYTES = 16 * 2**20
 """What the projection gives a part: 80,000 skeleton voxels."""
+
+Voxels = tuple[NDArray[np.uint64], NDArray[np.int64]]
+"""Objects that have a skeleton, increasing, and their voxels."""
 
 
 def part_grid(blocks: int) -> Grid:
@@ -48,7 +51,7 @@ class CutParts:
     version: ClassVar[int] = 1
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        label, count = self._voxels(records["skeleton"])
+        label, count = folded(records["skeleton"], _voxels_of, _merge_voxels)
         before = np.cumsum(count) - count
         part = before * self.parts // max(1, int(count.sum()))
         blocks: dict[int, list[int]] = {}
@@ -61,23 +64,20 @@ class CutParts:
         )
         return Merged({"objects": np.array([len(label)])}, parts)
 
-    @staticmethod
-    def _voxels(records: Sequence[Record]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """Objects that have a skeleton, increasing, and their voxels."""
-        label, count = np.zeros(0, np.uint64), np.zeros(0, np.int64)
-        waiting: list[tuple[Any, Any]] = []
-        for number, record in enumerate(iterate(records), start=1):
-            waiting.append(np.unique(record["label"], return_counts=True))
-            if len(waiting) == FOLDED_AT_ONCE or number == len(records):
-                labels, counts = (np.concatenate(column) for column in zip((label, count), *waiting, strict=True))
-                label, inverse = np.unique(labels, return_inverse=True)
-                count = np.zeros(len(label), np.int64)
-                np.add.at(count, inverse, counts)
-                waiting = []
-        return label, count
-
     def working_bytes(self, blocks: int) -> int:
         return 4096 * blocks
+
+
+def _voxels_of(record: Record) -> Voxels:
+    return np.unique(record["label"], return_counts=True)
+
+
+def _merge_voxels(parts: Sequence[Voxels]) -> Voxels:
+    labels, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    label, inverse = np.unique(labels, return_inverse=True)
+    count = np.zeros(len(label), np.int64)
+    np.add.at(count, inverse, counts)
+    return label, count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,35 +173,10 @@ def graph_part(records: Sequence[Record], merged: Record, number: int) -> GraphT
     """One part of the graph; `records` are those of graph-parts, `merged` is what graph left."""
     record = records[number]
     node, branch = (int(merged[name][number]) for name in ("node_start", "branch_start"))
-    nodes, rows, curves = (_columns(record, table) for table in ("nodes", "branches", "curves"))
+    nodes, rows, curves = (table_of(record, table) for table in ("nodes", "branches", "curves"))
     nodes["node_id"] = nodes["node_id"] + node
     rows |= {"branch_id": rows["branch_id"] + branch, "node_a": rows["node_a"] + node, "node_b": rows["node_b"] + node}
     return GraphTables(nodes, rows, curves)
-
-
-def graph_parts(records: Sequence[Record], merged: Record) -> Iterator[GraphTables]:
-    """All parts in order: their rows one after the other are the tables."""
-    return (graph_part(records, merged, number) for number in range(len(records)))
-
-
-def whole_graph(records: Sequence[Record], merged: Record) -> GraphTables:
-    """The parts as one, held at once."""
-    parts = list(graph_parts(records, merged))
-    nodes, rows = (
-        {name: np.concatenate([getattr(part, table)[name] for part in parts]) for name in getattr(parts[0], table)}
-        for table in ("nodes", "branches")
-    )
-    lengths = np.concatenate([np.diff(part.curves["offsets"]) for part in parts])
-    curves = {
-        name: np.concatenate([part.curves[name] for part in parts]) for name in parts[0].curves if name != "offsets"
-    }
-    curves["offsets"] = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
-    return GraphTables(nodes, rows, curves)
-
-
-def _columns(record: Record, table: str) -> dict[str, NDArray[Any]]:
-    start = table + "."
-    return {name[len(start) :]: column for name, column in record.items() if name.startswith(start)}
 
 
 def graph_drafts(assemble: AssemblePart, grid: Grid) -> tuple[Draft, ...]:

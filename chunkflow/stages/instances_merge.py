@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chunkflow.geometry.grid import Grid
 from chunkflow.kernels import forest, union, watershed
-from chunkflow.stages.base import Merged, Record, iterate
-from chunkflow.stages.label_merge import blocks_of_slab
+from chunkflow.stages.base import Merged, Record
 from chunkflow.stages.naming import largest_of, ranked
+from chunkflow.stages.slabs import Slabs, blocks_of_slab
 
 Ints = NDArray[np.int64]
+Minima = tuple[Ints, Ints, NDArray[np.bool_]]
+"""Index and key of each, and whether it is the lowest of its foreground."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +38,9 @@ class MergeSeeds:
     version: ClassVar[int] = 2
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        slots = Slots(records, "seeds", blocks_of_slab(self.grid))
-        found = [forest.surviving_minima(self._slabs(slots), self.h)]
-        for record in iterate(records["seeds"]):
-            for name in ("deep", "lowest"):
-                minimum, key = record[name], record[f"{name}_key"]
-                found.append((minimum, key, np.full(len(minimum), name == "lowest")))
+        decided: list[Minima] = []
+        found = [forest.surviving_minima(self._slabs(records, decided), self.h)]
+        found += decided
         seeds, keys, is_last = (np.concatenate(column) for column in zip(*found, strict=True))
         if self.distance_um > 0 and len(seeds):
             depth = watershed.key_value(keys)
@@ -53,11 +52,19 @@ class MergeSeeds:
         parts = ((block, {"here": rows}) for block, rows in self.grid.group(seeds))
         return Merged({"seeds": seeds, "count": np.array([len(seeds)])}, parts)
 
-    @staticmethod
-    def _slabs(slots: Slots) -> Iterator[tuple[Ints, Ints, forest.Edges]]:
-        for number in range(len(slots)):
-            minimum, key = slots.columns(number, ("minimum", "key"))
-            yield minimum, key, slots.edges(number)
+    def _slabs(
+        self, records: Mapping[str, Sequence[Record]], decided: list[Minima]
+    ) -> Iterator[tuple[Ints, Ints, forest.Edges]]:
+        """The slabs as the sweep wants them; what blocks decided alone is added to `decided` on the way."""
+        slabs = Slabs.of(self.grid)
+        slots = Slots(slabs, records, "seeds")
+        for number in range(len(slabs)):
+            tables, edges = slots.read(number, ("minimum", "key", "deep", "deep_key", "lowest", "lowest_key"))
+            for table in tables:
+                for name in ("deep", "lowest"):
+                    minimum = table[name]
+                    decided.append((minimum, table[f"{name}_key"], np.full(len(minimum), name == "lowest")))
+            yield _joined(tables, "minimum"), _joined(tables, "key"), edges
 
     def working_bytes(self, blocks: int) -> int:
         return 65536 * min(blocks, 2 * blocks_of_slab(self.grid))
@@ -74,25 +81,36 @@ class MergeFlood:
     shelves: ClassVar[bool] = True
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record], shelf: union.Shelf) -> Merged:
-        slots = Slots(records, "flood", blocks_of_slab(self.grid))
+        slabs = Slabs.of(self.grid)
         count = len(values["seeds-merge"]["seeds"])
         total, earliest = np.zeros(count + 1, np.int64), np.full(count + 1, np.iinfo(np.int64).max)
-        slabs = ((slots.columns(n, ("label",))[0], slots.edges(n)) for n in range(len(slots)))
-        for number, label in forest.FloodedLabels(slabs, len(slots), shelf):
-            first, size = slots.columns(number, ("first", "size"))
-            np.add.at(total, label, size)
-            np.minimum.at(earliest, label, first)
+        highest = 0.0
+        for number, label in forest.FloodedLabels(self._slots(slabs, records, shelf), len(slabs), shelf):
+            known = shelf.take(f"slots-{number}")
+            np.add.at(total, label, known["size"])
+            np.minimum.at(earliest, label, known["first"])
+            highest = max(highest, float(known["highest"].max(initial=0.0)))
             shelf.put(f"labels-{number}", {"label": label})
         ids = ranked(earliest, total, self.min_voxels)
-        highest = max((float(record["highest"].max(initial=0.0)) for record in iterate(records["flood"])), default=0.0)
-        return Merged({**largest_of(ids), "highest": np.array([highest])}, self._parts(slots, shelf, ids))
+        return Merged({**largest_of(ids), "highest": np.array([highest])}, self._parts(slabs, shelf, ids))
 
     @staticmethod
-    def _parts(slots: Slots, shelf: union.Shelf, ids: NDArray[np.uint64]) -> Iterator[tuple[int, Record]]:
+    def _slots(
+        slabs: Slabs, records: Mapping[str, Sequence[Record]], shelf: union.Shelf
+    ) -> Iterator[tuple[Ints, forest.Edges]]:
+        """The slabs as the sweep wants them; what is wanted on the way back is put down."""
+        slots = Slots(slabs, records, "flood")
+        for number in range(len(slabs)):
+            tables, edges = slots.read(number, ("label", "first", "size", "highest"))
+            shelf.put(f"slots-{number}", {name: _joined(tables, name) for name in ("first", "size", "highest")})
+            yield _joined(tables, "label"), edges
+
+    @staticmethod
+    def _parts(slabs: Slabs, shelf: union.Shelf, ids: NDArray[np.uint64]) -> Iterator[tuple[int, Record]]:
         none = np.zeros(1, np.uint64)
-        for number in range(len(slots)):
+        for number in range(len(slabs)):
             final = ids[shelf.take(f"labels-{number}")["label"]]
-            for block, start, stop in slots.blocks(number):
+            for block, start, stop in slabs.spans(number):
                 yield block, {"ids": np.concatenate([none, final[start:stop]])}
 
     def working_bytes(self, blocks: int) -> int:
@@ -100,48 +118,38 @@ class MergeFlood:
 
 
 class Slots:
-    """The slots of all blocks and their edges, slab by slab, from the records of a pass and of its seams."""
+    """The slots of all blocks and their edges, from the records of a pass and of its seams, each read once."""
 
-    def __init__(self, records: Mapping[str, Sequence[Record]], source: str, step: int) -> None:
-        self._blocks, self._seams, self._step = records[source], records[f"{source}-seams"], step
-        self._counts = np.zeros(len(self._blocks), np.int64)
+    def __init__(self, slabs: Slabs, records: Mapping[str, Sequence[Record]], source: str) -> None:
+        self._slabs, self._blocks, self._seams = slabs, records[source], records[f"{source}-seams"]
 
-    def __len__(self) -> int:
-        return -(-len(self._blocks) // self._step)
+    def read(self, number: int, names: Sequence[str]) -> tuple[Sequence[Record], forest.Edges]:
+        """Columns of each block of a slab, the first of which has a row for each slot, and the edges of the slab."""
+        tables = [_taken(self._blocks[block], (*names, "edges")) for block in self._slabs.blocks(number)]
+        offsets = self._slabs.note(number, (len(table[names[0]]) for table in tables))
+        return tables, self._edges(number, [table.pop("edges") for table in tables], offsets)
 
-    def columns(self, number: int, names: Sequence[str]) -> list[Ints]:
-        """Columns of a slab, block after block; the first one says how many slots a block has."""
-        found: list[list[Ints]] = [[np.zeros(0, np.int64)] for _ in names]
-        for block in self._span(number):
-            record = self._blocks[block]
-            self._counts[block] = len(record[names[0]])
-            for column, name in zip(found, names, strict=True):
-                column.append(record[name])
-        return [np.concatenate(column) for column in found]
-
-    def edges(self, number: int) -> forest.Edges:
-        """The edges of a slab whose columns were asked for."""
-        span = self._span(number)
-        offsets = union.element_offsets(self._counts[span.start : span.stop])
-        none = np.zeros((0, watershed.EDGE_COLUMNS), np.int64)
-        inner, ahead, there = [none], [none], [np.zeros(0, np.int64)]
-        for start, block in zip(offsets, span, strict=False):
-            own, seams = self._blocks[block]["edges"].copy(), self._seams[block]
+    def _edges(self, number: int, within: Sequence[Ints], offsets: Ints) -> forest.Edges:
+        """The edges of a slab, from those inside its blocks, which are renumbered in place, and those of the seams."""
+        blocks = self._slabs.blocks(number)
+        inner, ahead, there = [], [], []
+        for start, block, own in zip(offsets[:-1], blocks, within, strict=True):
+            seams = _taken(self._seams[block], ("edges", "neighbour"))
             own[:, :2] += start
-            crossing, neighbour = seams["edges"].copy(), seams["neighbour"] - span.start
+            crossing, neighbour = seams["edges"], seams["neighbour"] - blocks.start
             crossing[:, 0] += start
-            is_inner = neighbour < self._step
+            is_inner = neighbour < self._slabs.step
             crossing[is_inner, 1] += offsets[neighbour[is_inner]]
             inner += [own, crossing[is_inner]]
             ahead.append(crossing[~is_inner])
-            there.append(neighbour[~is_inner] - self._step)
+            there.append(neighbour[~is_inner] - self._slabs.step)
         return forest.Edges(offsets, np.concatenate(inner), np.concatenate(ahead), np.concatenate(there))
 
-    def blocks(self, number: int) -> Iterator[tuple[int, int, int]]:
-        """Each block of a slab whose columns were asked for, and where its slots begin and end."""
-        span = self._span(number)
-        offsets = union.element_offsets(self._counts[span.start : span.stop])
-        return ((block, int(offsets[k]), int(offsets[k + 1])) for k, block in enumerate(span))
 
-    def _span(self, number: int) -> range:
-        return range(number * self._step, min((number + 1) * self._step, len(self._blocks)))
+def _taken(record: Record, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Copies of some arrays of a record: one of its own would keep all of its bytes, the planes too."""
+    return {name: np.array(record[name]) for name in names}
+
+
+def _joined(tables: Sequence[Record], name: str) -> NDArray[Any]:
+    return np.concatenate([table[name] for table in tables])

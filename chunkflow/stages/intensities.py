@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
-from chunkflow.kernels import colocalization, measure, resample
+from chunkflow.kernels import colocalization, limbs, measure, resample
 from chunkflow.stages.base import ChannelImage, Draft, Flow, Output, Record, Region, Resampling, View, host
 from chunkflow.stages.scan import Range, range_draft
 
@@ -111,7 +111,7 @@ class Channels:
 
 def scale_power(limits: Record, dtype: str) -> int:
     """The fixed-point power of the volume's intensities."""
-    return measure.intensity_power(max(abs(float(limits["low"][0])), abs(float(limits["high"][0]))), dtype)
+    return limbs.intensity_power(max(abs(float(limits["low"][0])), abs(float(limits["high"][0]))), dtype)
 
 
 def channel_power(values: Mapping[str, Record], channel: ChannelImage, resampling: Resampling | None) -> int:

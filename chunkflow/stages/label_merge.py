@@ -1,12 +1,14 @@
 """The two merges of labels: pieces of all blocks become objects, and regions become components and cavities.
 
-label-merge    union-find, slab by slab -> final ids in raster order of the first voxel, without filtered ones
-regions-merge  region graph -> components, cavities and what fills them, per object
+    label-merge    union-find, slab by slab -> final ids in raster order of the first voxel, without filtered ones
+    regions-merge  region graph -> components, cavities and what fills them, per object
+
+The first goes through the volume in slabs (`stages.slabs`); the second holds all regions at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from chunkflow.geometry.grid import Grid
 from chunkflow.kernels import topology, union
 from chunkflow.stages.base import Merged, Record, iterate
+from chunkflow.stages.slabs import Slabs, blocks_of_slab
 
 Pairs = NDArray[np.int64]
 
@@ -33,20 +36,21 @@ class MergeLabels:
     shelves: ClassVar[bool] = True
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record], shelf: union.Shelf) -> Merged:
-        slabs = _Slabs(records["label"], records.get("seams", ()), blocks_of_slab(self.grid))
+        slabs = Slabs.of(self.grid)
+        pieces = _Pieces(slabs, records["label"], records["seams"])
         found: union.FinalIds | union.KeptValues
         number = len(slabs)
         if self.keep_ids:
-            found = union.KeptValues(map(slabs.values, range(number)), number, shelf, min_size=self.min_voxels)
+            found = union.KeptValues(map(pieces.values, range(number)), number, shelf, min_size=self.min_voxels)
             largest = found.largest
         else:
-            pieces = map(slabs.pieces, range(number))
-            found = union.FinalIds(pieces, number, shelf, voxels=prod(self.grid.shape), min_size=self.min_voxels)
+            each = map(pieces.slab, range(number))
+            found = union.FinalIds(each, number, shelf, voxels=prod(self.grid.shape), min_size=self.min_voxels)
             largest = found.count
         parts = (
             (block, {"ids": _table(ids[start:stop])})
             for number, ids in found
-            for block, start, stop in slabs.blocks(number)
+            for block, start, stop in slabs.spans(number)
         )
         return Merged({"count": np.array([found.count]), "largest": np.array([largest], np.uint64)}, parts)
 
@@ -54,39 +58,25 @@ class MergeLabels:
         return 4096 * min(blocks, 2 * blocks_of_slab(self.grid))
 
 
-SLAB_BLOCKS = 64
-"""Blocks of a slab, at least: fewer would make many small files."""
+class _Pieces:
+    """The components of all blocks, read slab by slab."""
 
+    def __init__(self, slabs: Slabs, labels: Sequence[Record], seams: Sequence[Record]) -> None:
+        self._slabs, self._labels, self._seams = slabs, labels, seams
 
-def blocks_of_slab(grid: Grid) -> int:
-    """Blocks one after the other that touch none beyond the next so many: a layer of the grid, or several thin ones."""
-    z, y, x = grid.counts
-    layer = y * x if z > 1 else x if y > 1 else 1
-    return layer * -(-SLAB_BLOCKS // layer)
-
-
-class _Slabs:
-    """The components of all blocks, slab by slab."""
-
-    def __init__(self, labels: Sequence[Record], seams: Sequence[Record], step: int) -> None:
-        self._labels, self._seams, self._step = labels, seams, step
-        self._counts = np.zeros(len(labels), np.int64)
-
-    def __len__(self) -> int:
-        return -(-len(self._labels) // self._step)
-
-    def pieces(self, number: int) -> union.Slab:
+    def slab(self, number: int) -> union.Slab:
         """A slab as the union-find sees it."""
         tables, offsets = self._tables(number)
-        first_block = number * self._step
+        blocks = self._slabs.blocks(number)
         inner, ahead = [np.zeros((0, 2), np.int64)], [np.zeros((0, 3), np.int64)]
-        for block in range(len(offsets) - 1):
-            rows = self._seams[first_block + block]["components"]
-            here = offsets[block] + rows[:, 0] - 1
-            there = rows[:, 1] - first_block
-            is_inner = there < self._step
+        for start, block in zip(offsets[:-1], blocks, strict=True):
+            rows = self._seams[block]["components"]
+            here = start + rows[:, 0] - 1
+            there = rows[:, 1] - blocks.start
+            is_inner = there < self._slabs.step
             inner.append(np.stack((here[is_inner], offsets[there[is_inner]] + rows[is_inner, 2] - 1), axis=1))
-            ahead.append(np.stack((here[~is_inner], there[~is_inner] - self._step, rows[~is_inner, 2] - 1), axis=1))
+            further = there[~is_inner] - self._slabs.step
+            ahead.append(np.stack((here[~is_inner], further, rows[~is_inner, 2] - 1), axis=1))
         first, size = (_joined(tables, name, np.int64) for name in ("first", "size"))
         return union.Slab(first, size, _excluded(tables), offsets, np.concatenate(inner), np.concatenate(ahead))
 
@@ -97,20 +87,13 @@ class _Slabs:
 
     def _tables(self, number: int) -> tuple[list[Record], NDArray[np.int64]]:
         """The tables of a slab's blocks, and the first component of each."""
-        span = range(number * self._step, min((number + 1) * self._step, len(self._labels)))
-        tables = [_table_of(self._labels[block]) for block in span]
-        self._counts[span.start : span.stop] = [len(table["first"]) for table in tables]
-        return tables, union.element_offsets(self._counts[span.start : span.stop])
-
-    def blocks(self, number: int) -> Iterator[tuple[int, int, int]]:
-        """Each block of a slab that was read, and where its components begin and end."""
-        first = number * self._step
-        offsets = union.element_offsets(self._counts[first : first + self._step])
-        return ((first + b, int(offsets[b]), int(offsets[b + 1])) for b in range(len(offsets) - 1))
+        tables = [_table_of(self._labels[block]) for block in self._slabs.blocks(number)]
+        return tables, self._slabs.note(number, (len(table["first"]) for table in tables))
 
 
 def _table_of(record: Record) -> Record:
-    return {name: record[name] for name in ("first", "size", "value", "excluded") if name in record}
+    # Copies: an array of a record keeps all of its bytes, the planes too.
+    return {name: np.array(record[name]) for name in ("first", "size", "value", "excluded") if name in record}
 
 
 def _excluded(tables: Sequence[Record]) -> NDArray[np.bool_]:

@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
-from chunkflow.kernels import components, decisions, residual, thinning, topology
+from chunkflow.kernels import components, decisions, residual, thinning
+from chunkflow.kernels.euler import euler
+from chunkflow.kernels.open_voxels import OpenVoxels, collect
 from chunkflow.stages.base import (
     ArraySpec,
     Draft,
@@ -68,10 +70,10 @@ class Euler:
 
     def run(self, view: View, out: Box) -> Output:
         labels, filled = (self._owned(view.regions[name], view) for name in ("labels", "filled"))
-        label, chi = topology.euler(labels)
+        label, chi = euler(labels)
         record = {"chi_label": label, "chi": chi, "filled_label": label, "filled_chi": chi}
         if not np.array_equal(labels, filled):
-            record["filled_label"], record["filled_chi"] = topology.euler(filled)
+            record["filled_label"], record["filled_chi"] = euler(filled)
         return Output(record=record)
 
     @staticmethod
@@ -108,7 +110,7 @@ class Thin:
         labels, distances = view.regions["filled"], view.regions["distance"]
         ids = labels.cut(out)
         if not ids.any():
-            return Output(record=_decided() | _listed(residual.OpenVoxels.empty()) | _told())
+            return Output(record=_decided() | _listed(OpenVoxels.empty()) | _told())
         crop, origin = labels.box, labels.box.start
         thinned = thinning.thin(
             host(labels.data),
@@ -120,9 +122,9 @@ class Thin:
         )
         inner = out.relative_to(origin)
         history = thinned.history[inner.slices]
-        open_voxels = residual.OpenVoxels.empty()
+        open_voxels = OpenVoxels.empty()
         if thinned.start is not None:
-            open_voxels = residual.collect(
+            open_voxels = collect(
                 host(labels.data),
                 host(distances.data),
                 thinned.history,
@@ -160,14 +162,14 @@ def _told(index: NDArray[Any] | Sequence[int] = (), history: Any = ()) -> dict[s
     return {"told_index": np.asarray(index, np.int64), "told_history": np.asarray(history, np.uint8)}
 
 
-def _listed(open_voxels: residual.OpenVoxels) -> dict[str, NDArray[Any]]:
+def _listed(open_voxels: OpenVoxels) -> dict[str, NDArray[Any]]:
     """Columns of open voxels, as a record."""
     return {f"open_{column.name}": getattr(open_voxels, column.name) for column in fields(open_voxels)}
 
 
-def _list_of(record: Record) -> residual.OpenVoxels:
+def _list_of(record: Record) -> OpenVoxels:
     """The open voxels of a record."""
-    return residual.OpenVoxels(*(record[f"open_{column.name}"] for column in fields(residual.OpenVoxels)))
+    return OpenVoxels(*(record[f"open_{column.name}"] for column in fields(OpenVoxels)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +198,7 @@ class Residual:
             lists.append(_list_of(record))
             told.append({name: record[name] for name in told[0]})
         index, history = (np.concatenate([part[name] for part in told]) for name in told[0])
-        joined = residual.OpenVoxels.joined(lists)
+        joined = OpenVoxels.joined(lists)
         del lists, told
         solved = residual.solve(joined, index, history, shape=view.shape, t0=self.t0)
         index = np.concatenate((index, solved.index[solved.is_awaited]))

@@ -23,7 +23,7 @@ from chunkflow.geometry.scale import MicrometerTriple, Scale
 from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline
 from chunkflow.plan.plan import drafts_of
 from chunkflow.stages.base import Draft, Record, Region, Stage, View, boxes_of_chain
-from chunkflow.stages.graph import PARTS, whole_graph
+from chunkflow.stages.graph import PARTS, GraphTables, graph_part
 from chunkflow.stages.label import label_dtype
 from chunkflow.storage.volume import Volume
 
@@ -177,7 +177,7 @@ class _Left:
         """Columns by table, as far as the passes made them."""
         found = {name: self.merged[name] for name in TABLES if name in self.merged}
         if "graph" in self.merged:
-            graph = whole_graph(self._records[PARTS], self.merged["graph"])
+            graph = _whole_graph(self._records[PARTS], self.merged["graph"])
             found |= {"nodes": graph.nodes, "branches": graph.branches, "curves": graph.curves}
         return found
 
@@ -217,3 +217,18 @@ class _Left:
 
     def _dtype(self, name: str) -> np.dtype[Any]:
         return label_dtype(self.merged["label-merge"]) if name == "labels" else np.dtype(name)
+
+
+def _whole_graph(records: Sequence[Record], merged: Record) -> GraphTables:
+    """The parts of a graph as one."""
+    parts = [graph_part(records, merged, number) for number in range(len(records))]
+    nodes, rows = (
+        {name: np.concatenate([getattr(part, table)[name] for part in parts]) for name in getattr(parts[0], table)}
+        for table in ("nodes", "branches")
+    )
+    lengths = np.concatenate([np.diff(part.curves["offsets"]) for part in parts])
+    curves = {
+        name: np.concatenate([part.curves[name] for part in parts]) for name in parts[0].curves if name != "offsets"
+    }
+    curves["offsets"] = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+    return GraphTables(nodes, rows, curves)

@@ -20,9 +20,12 @@ def test_two_halvings_are_one_quartering() -> None:
     assert fine.coarsened((2, 2, 2)).coarsened((2, 2, 2)) == fine.coarsened((4, 4, 4))
 
 
-def test_a_scale_survives_json() -> None:
+def test_a_scale_is_written_as_json() -> None:
     scale = Scale((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
-    assert Scale.from_json(json.loads(json.dumps(scale.to_json()))) == scale
+    assert json.loads(json.dumps(scale.to_json())) == {
+        "voxel_um": [0.1, 0.2, 0.3],
+        "translation_um": [1.0, 2.0, 3.0],
+    }
 
 
 @pytest.mark.parametrize("voxel", [(0.0, 1.0, 1.0), (1.0, -0.5, 1.0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import log, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,8 +31,8 @@ def volume(places: np.ndarray, heights: np.ndarray | float = 2000.0, *, seed: in
     return image if seed is None else np.random.default_rng(seed).poisson(image).astype(np.uint16)
 
 
-def found_in(image: np.ndarray, **options: object) -> beads.Beads:
-    return beads.find_beads(image, VOXEL_UM, expected_fwhm_um=FWHM_UM, **options)  # type: ignore[arg-type]
+def found_in(image: np.ndarray, **options: Any) -> beads.Beads:
+    return beads.find_beads(image, VOXEL_UM, expected_fwhm_um=FWHM_UM, **options)
 
 
 def nearest_error(found: np.ndarray, true: np.ndarray) -> float:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from chunkflow.kernels.colocalization import ChannelSums, channel_columns, channel_sums, merge_channel_sums
-from chunkflow.kernels.measure import integers, intensity_power, object_sums
+from chunkflow.kernels.limbs import integers, intensity_power
+from chunkflow.kernels.measure import object_sums
 
 SHAPE = (9, 13, 11)
 DTYPES = [bool, np.uint8, np.int16, np.int64, np.uint64, np.float16, np.float32, np.float64]

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from chunkflow.kernels.contact import FORWARD, region_contacts, same_value, shell, touching
+from chunkflow.kernels.contact import FORWARD, same_value, shell, touching
 
 REACH = {6: 1, 18: 2, 26: 3}
 
@@ -67,20 +67,6 @@ def test_a_shell_is_a_compact_copy_that_numpy_saves() -> None:
 def test_labels_up_to_32_bits_are_paired() -> None:
     largest = np.full((1, 1, 1), 2**32 - 1, np.uint32)
     assert touching(shell(largest), shell(largest), (1, 1, 1), 26).tolist() == [[2**32 - 1, 2**32 - 1]]
-
-
-def test_regions_pair_by_value_over_faces_and_over_everything() -> None:
-    rng = np.random.default_rng(11)
-    value_a, value_b = rng.integers(0, 3, 3).astype(np.uint64), rng.integers(0, 3, 8).astype(np.uint64)
-    for direction in FORWARD:
-        a, b = two_blocks(rng, direction)
-        a, b = np.maximum(a, 1), np.maximum(b, 1)
-        found = region_contacts(shell(a), shell(b), direction, value_a=value_a, value_b=value_b)
-        faces, all_contacts = (brute_force(a, b, direction, c) for c in (6, 26))
-        assert found.same.tolist() == [[p, q] for p, q in faces if value_a[p - 1] == value_b[q - 1]]
-        assert found.adjacent.tolist() == [[p, q] for p, q in faces if value_a[p - 1] != value_b[q - 1]]
-        links = [[p, q] for p, q in all_contacts if value_a[p - 1] == value_b[q - 1] != 0]
-        assert found.links26.tolist() == links
 
 
 def test_components_of_different_values_are_not_one_object() -> None:

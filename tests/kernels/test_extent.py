@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import log
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,17 +43,6 @@ def test_a_width_ends_at_the_crossing_next_to_the_peak_and_is_infinite_without_o
     assert np.isinf(z) and np.isinf(y) and 2 < x < 3
 
 
-@pytest.mark.parametrize("shape", [(5, 7, 9), (6, 4, 8), (1, 2, 3)])
-def test_enclosed_energy_is_the_sum_within_each_half_extent(shape: tuple[int, int, int]) -> None:
-    psf = np.random.default_rng(1).random(shape)
-    for axis, enclosed in enumerate(extent.enclosed_energy(psf)):
-        n = shape[axis]
-        assert len(enclosed) == n // 2 + 1
-        for k, value in enumerate(enclosed):
-            inside = np.take(psf, range(max(n // 2 - k, 0), min(n // 2 + k + 1, n)), axis)
-            assert value == pytest.approx(inside.sum() / psf.sum())
-
-
 @pytest.mark.parametrize("energy", [0.9, 0.99, 0.9999, 1.0])
 @pytest.mark.parametrize("n", [41, 42])
 def test_energy_alone_keeps_what_it_says_and_one_voxel_less_would_not(energy: float, n: int) -> None:
@@ -62,7 +52,8 @@ def test_energy_alone_keeps_what_it_says_and_one_voxel_less_would_not(energy: fl
     assert kept.energy >= energy - 1e-9
     for axis, size in enumerate(kept.shape):
         if energy < 1:
-            assert extent.enclosed_energy(psf)[axis][size // 2 - 1] < 1 - (1 - energy) / 3
+            narrower = np.take(psf, range(n // 2 - size // 2 + 1, n // 2 + size // 2), axis)
+            assert narrower.sum() / psf.sum() < 1 - (1 - energy) / 3
 
 
 def test_the_floor_ends_a_widefield_psf_that_energy_cannot() -> None:
@@ -90,6 +81,6 @@ def test_a_trimmed_psf_is_centred_sums_to_one_and_fits_the_largest_box() -> None
 
 
 @pytest.mark.parametrize("options", [{"energy": 0.0}, {"energy": 1.1}, {"floor": 1.0}, {"largest": (0, 3, 3)}])
-def test_parts_that_are_none_are_refused(options: dict[str, object]) -> None:
+def test_parts_that_are_none_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError):
-        extent.support(WIDEFIELD, **options)  # type: ignore[arg-type]
+        extent.support(WIDEFIELD, **options)

@@ -9,11 +9,11 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
+from chunkflow.kernels.limbs import intensity_power
 from chunkflow.kernels.measure import (
     PRODUCTS,
     ObjectSums,
     axis_columns,
-    intensity_power,
     largest_values,
     merge_largest,
     merge_sums,

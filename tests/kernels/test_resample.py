@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from math import floor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def exact_axes(shape: Triple, a: Size, b: Size) -> list[list[Fraction]]:
     return [exact_axis(*axis) for axis in zip(shape, a, b, strict=True)]
 
 
-def whole(rule, source: NDArray, a: Size, b: Size) -> NDArray:  # type: ignore[no-untyped-def]
+def whole(rule: Any, source: NDArray[Any], a: Size, b: Size) -> NDArray[Any]:
     stop = resample.output_shape(source.shape, a, b)
     return rule(source, (0, 0, 0), (0, 0, 0), stop, source.shape, a, b)
 
@@ -95,7 +96,7 @@ def test_valid_looks_at_voxels_of_nonzero_weight_and_no_others(shape: Triple, a:
 
 @pytest.mark.parametrize(("shape", "a", "b"), CASES)
 @pytest.mark.parametrize("rule", [resample.linear, resample.nearest, resample.valid])
-def test_every_box_gives_the_bits_of_the_whole_volume(rule, shape: Triple, a: Size, b: Size) -> None:  # type: ignore[no-untyped-def]
+def test_every_box_gives_the_bits_of_the_whole_volume(rule: Any, shape: Triple, a: Size, b: Size) -> None:
     rng = np.random.default_rng(4)
     source = rng.random(shape).astype(np.float32) * 1000
     if rule is resample.valid:

@@ -15,10 +15,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from chunkflow.kernels import decisions, residual, thinning
+from chunkflow.kernels import decisions, residual
 from chunkflow.kernels.distance import UNKNOWN, squared_distance
-from chunkflow.kernels.residual import OpenVoxels
+from chunkflow.kernels.open_voxels import OpenVoxels, collect
 from chunkflow.kernels.thinning import ALIVE, LAST_PASS, OPEN, thin
+from chunkflow.kernels.voxel_order import PARITY_RANK
 
 PROTOTYPES = Path(__file__).parents[2].parent / "shared" / "prototypes" / "skeleton" / "certified"
 CLOSED = np.zeros((3, 2), np.bool_)
@@ -146,7 +147,7 @@ class Blocks:
         self.history[cut(low, high)] = found.history[cut(*inner)]
         if found.start is None:
             return OpenVoxels.empty()
-        return residual.collect(
+        return collect(
             labels, distance2, found.history, found.start, low=inner[0], high=inner[1], origin=a, shape=self.shape
         )
 
@@ -273,7 +274,7 @@ def test_voxels_without_a_distance_stay_open_and_the_rest_is_right() -> None:
     partly = np.where(hidden, np.int32(UNKNOWN), distance2)
     found = thin(labels, partly, origin=(0, 0, 0), open_borders=CLOSED, weights=(1, 1, 1))
     assert found.start is not None
-    listed = residual.collect(
+    listed = collect(
         labels, partly, found.history, found.start, low=(0, 0, 0), high=SHAPE, origin=(0, 0, 0), shape=SHAPE
     )
     solved = residual.solve(listed, np.zeros(0, np.int64), np.zeros(0, np.uint8), shape=SHAPE)
@@ -287,7 +288,7 @@ def test_a_list_holds_what_the_whole_volume_says_of_its_voxels() -> None:
     np.testing.assert_array_equal(listed.index, np.flatnonzero(blocks.history == OPEN))
     np.testing.assert_array_equal(listed.label, blocks.labels.ravel()[listed.index])
     parity = np.stack(np.unravel_index(listed.index, SHAPE)) & 1
-    rank = thinning.PARITY_RANK[tuple(parity)]
+    rank = PARITY_RANK[tuple(parity)]
     np.testing.assert_array_equal(listed.key, 8 * blocks.distance2.ravel()[listed.index].astype(np.int64) + rank)
     truth = np.pad(one_shot(blocks.labels, (4, 1, 1), 1), 1)
     own = truth[1:-1, 1:-1, 1:-1].ravel()[listed.index]

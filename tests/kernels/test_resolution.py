@@ -9,7 +9,7 @@ from scipy.special import kl_div
 
 from chunkflow.errors import InputError
 from chunkflow.kernels import resolution
-from chunkflow.kernels.resolution import Curve, checkerboard_correlation, fourier_shell_correlation
+from chunkflow.kernels.resolution import Curve, fourier_shell_correlation
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -102,21 +102,6 @@ def test_an_image_of_one_plane_has_a_lateral_resolution_only() -> None:
     assert 1 / resolution.resolution(curve).um == pytest.approx(1.2 * np.sqrt(np.log(360.0)), rel=0.05)
     with pytest.raises(InputError, match="no axial resolution"):
         fourier_shell_correlation(truth, truth, voxel_um, direction="axial")
-
-
-@pytest.mark.parametrize("direction", ["all", "lateral", "axial"])
-def test_one_image_by_its_checkerboard_says_what_two_would(direction: str) -> None:
-    shape, voxel_um, cutoff, peak = (41, 121, 130), (0.25, 0.1, 0.1), (0.5, 0.7, 0.7), 60.0
-    truth = pattern(shape, voxel_um, cutoff, peak, 6)
-    one = checkerboard_correlation(noisy(truth, 0), voxel_um, direction=direction)
-    two = fourier_shell_correlation(noisy(truth, 0), noisy(truth, 1), voxel_um, direction=direction)
-    assert one.frequencies[-1] <= 2.5 + 1e-9
-    found, wanted = resolution.resolution(one), resolution.resolution(two)
-    assert not found.is_bound
-    assert found.um == pytest.approx(wanted.um, rel=0.06)
-    strong = one.counts > 40
-    expected = np.interp(one.frequencies, two.frequencies, two.correlation)
-    assert np.allclose(one.correlation[strong], expected[strong], atol=0.12)
 
 
 def test_thresholds_are_crossed_between_shells() -> None:

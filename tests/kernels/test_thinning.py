@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from chunkflow.errors import UsageError
-from chunkflow.kernels import thinning
+from chunkflow.kernels import voxel_order
 from chunkflow.kernels.decisions import ANCHOR, DELETE, KEEP, TABLE_BYTES, TABLE_NAME, table
 from chunkflow.kernels.distance import UNKNOWN, squared_distance
 from chunkflow.kernels.thinning import ALIVE, OPEN, thin
@@ -303,13 +303,13 @@ def test_the_parity_of_the_origin_counts_and_nothing_else_of_it() -> None:
 def test_distances_too_large_to_count_are_sorted_into_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = VOLUMES["net in touching labels"]
     counted = one_shot(labels, (25, 7, 7))
-    monkeypatch.setattr(thinning, "MOST_BUCKETS", 0)
+    monkeypatch.setattr(voxel_order, "MOST_BUCKETS", 0)
     np.testing.assert_array_equal(one_shot(labels, (25, 7, 7)), counted)
 
 
 def test_scaling_all_weights_changes_nothing() -> None:
     labels = VOLUMES["balls"]
-    assert thinning.MOST_BUCKETS < 8 * 64 * 81 * 4096  # the larger one is sorted by comparison
+    assert voxel_order.MOST_BUCKETS < 8 * 64 * 81 * 4096  # the larger one is sorted by comparison
     np.testing.assert_array_equal(one_shot(labels, (4096 * 4, 4096, 4096)), one_shot(labels, (4, 1, 1)))
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise, product
+from typing import cast
 
 import numpy as np
 import pytest
 from scipy import ndimage
 from skimage.measure import euler_number
 
-from chunkflow.kernels.contact import FORWARD, region_contacts, shell
-from chunkflow.kernels.topology import ObjectTopology, block_regions, euler, object_topology
+from chunkflow.kernels.contact import FORWARD, same_value, shell, touching
+from chunkflow.kernels.euler import euler
+from chunkflow.kernels.topology import ObjectTopology, Sides, block_regions, object_topology
 from chunkflow.kernels.union import components_of, element_offsets
 
 CUBE = np.ones((3, 3, 3))
@@ -67,8 +69,7 @@ def topology_by_blocks(
     """Topology from block records, seams and a merge; and the region of each voxel."""
     blocks = {
         b: block_regions(
-            volume[box],
-            tuple((s.start == 0, s.stop == n) for s, n in zip(box, volume.shape, strict=True)),  # type: ignore[arg-type]
+            volume[box], cast(Sides, tuple((s.start == 0, s.stop == n) for s, n in zip(box, volume.shape, strict=True)))
         )
         for b, box in grid.items()
     }
@@ -80,17 +81,14 @@ def topology_by_blocks(
         for d in FORWARD:
             c = (b[0] + d[0], b[1] + d[1], b[2] + d[2])
             if c in blocks:
-                found = region_contacts(
-                    shell(record.pieces),
-                    shell(blocks[c].pieces),
-                    d,
-                    value_a=record.table.value,
-                    value_b=blocks[c].table.value,
-                )
+                here, there = (record.table.value, blocks[c].table.value)
+                shells = shell(record.pieces), shell(blocks[c].pieces)
+                faces, near = (touching(*shells, d, connectivity) for connectivity in (6, 26))
                 shift = np.array([offset[b], offset[c]]) - 1
-                same.append(found.same + shift)
-                adjacent.append(found.adjacent + shift)
-                links.append(found.links26 + shift)
+                is_same = same_value(faces, here, there)
+                same.append(faces[is_same] + shift)
+                adjacent.append(faces[~is_same] + shift)
+                links.append(near[same_value(near, here, there) & (here[near[:, 0] - 1] != 0)] + shift)
     total = sum(len(r.table) for r in blocks.values())
     piece, count = components_of(total, np.concatenate(same))
     value, touches = np.zeros(count, np.uint64), np.zeros(count, bool)

@@ -26,7 +26,7 @@ from skimage.measure import euler_number
 import chunkflow as cf
 from chunkflow.geometry.box import Triple
 from chunkflow.geometry.grid import NEIGHBOURS, Grid
-from chunkflow.stages import graph, label_merge
+from chunkflow.stages import graph, slabs
 from chunkflow.stages.base import Stage
 from chunkflow.synth import phantoms
 from chunkflow.testing import suites
@@ -287,7 +287,7 @@ def check_case(case: Case) -> None:
     try:
         whole = run(case.stages(), WHOLE)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(label_merge, "SLAB_BLOCKS", case.slab_blocks)  # so that a few blocks are several slabs
+            patch.setattr(slabs, "SLAB_BLOCKS", case.slab_blocks)  # so that a few blocks are several slabs
             patch.setattr(graph, "PART_BLOCKS", case.part_blocks)  # and several parts of the graph
             assert run(case.stages(), case.block).differences(whole) == []
         inside = voxels if mask is None else np.where(mask, voxels, 0).astype(voxels.dtype)

@@ -1,5 +1,6 @@
 """Real volumes: blocks and workers leave what one block leaves, bit for bit."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,16 @@ SMALL, LARGE = (32, 48, 40), (64, 64, 64)
 NEURITES_UM = (0.04, 0.016, 0.016)
 CROP = (slice(60, 156), slice(200, 360), slice(200, 360))
 EVERYTHING = (slice(None),) * 3
+
+Stored = tuple[Path, cf.Result]
+"""A volume on disk, and what one block makes of it."""
+Neurites = tuple[NDArray[np.uint32], cf.Result]
+"""All labels of the EM segmentation, and what blocks make of them."""
+
+
+def takes_long(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a test of minutes to an hour."""
+    return pytest.mark.slow(pytest.mark.timeout(3600)(test))
 
 
 def needed(name: str) -> Path:
@@ -59,6 +70,10 @@ def skeletons() -> cf.Pipeline:
     )
 
 
+def of_one_block(pipeline: cf.Pipeline, volume: Path) -> Stored:
+    return volume, pipeline.plan(volume, volume.parent / "out", block=WHOLE).run(on="serial")
+
+
 def check(pipeline: cf.Pipeline, volume: Path, folder: Path, expected: cf.Result, block: Triple, **how: Any) -> None:
     plan = pipeline.plan(volume, folder / "out", block=block)
     assert plan.largest_grid > 1
@@ -66,23 +81,19 @@ def check(pipeline: cf.Pipeline, volume: Path, folder: Path, expected: cf.Result
 
 
 @pytest.fixture(scope="module")
-def few_neurites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, cf.Result]:
+def few_neurites(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """A corner of the EM segmentation, and what one block makes of it."""
-    folder = tmp_path_factory.mktemp("few")
-    path = neurites(CROP, folder)
-    return path, skeletons().plan(path, folder / "out", block=WHOLE).run(on="serial")
+    return of_one_block(skeletons(), neurites(CROP, tmp_path_factory.mktemp("few")))
 
 
 @pytest.fixture(scope="module")
-def all_neurites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, cf.Result]:
+def all_neurites(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """The EM segmentation, and what one block makes of it."""
-    folder = tmp_path_factory.mktemp("all")
-    path = neurites(EVERYTHING, folder)
-    return path, skeletons().plan(path, folder / "out", block=WHOLE).run(on="serial")
+    return of_one_block(skeletons(), neurites(EVERYTHING, tmp_path_factory.mktemp("all")))
 
 
 @pytest.fixture(scope="module")
-def every_neurite(tmp_path_factory: pytest.TempPathFactory) -> tuple[NDArray[np.uint32], cf.Result]:
+def every_neurite(tmp_path_factory: pytest.TempPathFactory) -> Neurites:
     """The EM segmentation with all its labels, and what blocks on four workers make of it."""
     folder = tmp_path_factory.mktemp("every")
     labels = np.asarray(imread(needed("em_segmentation_256x512x512.tif")), np.uint32)
@@ -92,21 +103,18 @@ def every_neurite(tmp_path_factory: pytest.TempPathFactory) -> tuple[NDArray[np.
 
 
 @pytest.fixture(scope="module")
-def yeast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, cf.Result]:
+def yeast(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """A yeast cell, and what one block makes of it with the pipeline of the examples."""
-    folder = tmp_path_factory.mktemp("yeast")
-    path = folder / "yeast.ome.zarr"
+    path = tmp_path_factory.mktemp("yeast") / "yeast.ome.zarr"
     import_tiff(needed("yeast_mito_03.tif"), path, voxel_um=(0.2, 0.056, 0.056))
-    return path, mitochondria().plan(path, folder / "out", block=WHOLE).run(on="serial")
+    return of_one_block(mitochondria(), path)
 
 
 def mitochondria() -> cf.Pipeline:
     return cf.Pipeline.from_yaml(ROOT / "examples" / "mitochondria.yaml")
 
 
-def test_the_50_largest_objects_are_all_there_with_their_ids_and_certified(
-    few_neurites: tuple[Path, cf.Result],
-) -> None:
+def test_the_50_largest_objects_are_all_there_with_their_ids_and_certified(few_neurites: Stored) -> None:
     path, result = few_neurites
     labels = cf.open_volume(path)[...]
     assert len(result.objects) == 50
@@ -118,28 +126,24 @@ def test_the_50_largest_objects_are_all_there_with_their_ids_and_certified(
 
 @pytest.mark.parametrize("block", [LARGE, pytest.param(SMALL, marks=pytest.mark.slow)])
 def test_blocks_of_touching_neurites_leave_what_one_block_leaves(
-    block: Triple, few_neurites: tuple[Path, cf.Result], tmp_path: Path
+    block: Triple, few_neurites: Stored, tmp_path: Path
 ) -> None:
     path, expected = few_neurites
     check(skeletons(), path, tmp_path, expected, block, on="serial")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
+@takes_long
 @pytest.mark.parametrize(("block", "workers"), [(LARGE, 1), (LARGE, 2), (LARGE, 4), (SMALL, 4)])
 def test_blocks_of_the_whole_em_segmentation_leave_what_one_block_leaves(
-    block: Triple, workers: int, all_neurites: tuple[Path, cf.Result], tmp_path: Path
+    block: Triple, workers: int, all_neurites: Stored, tmp_path: Path
 ) -> None:
     path, expected = all_neurites
     assert expected.objects["certified"].all()
     check(skeletons(), path, tmp_path, expected, block, on="local", workers=workers)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_every_neurite_is_certified_and_in_the_pieces_that_cc3d_finds(
-    every_neurite: tuple[NDArray[np.uint32], cf.Result],
-) -> None:
+@takes_long
+def test_every_neurite_is_certified_and_in_the_pieces_that_cc3d_finds(every_neurite: Neurites) -> None:
     labels, result = every_neurite
     objects = result.objects
     assert len(objects) > 900
@@ -153,8 +157,7 @@ def test_every_neurite_is_certified_and_in_the_pieces_that_cc3d_finds(
     np.testing.assert_array_equal(result.labels[...], labels)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
+@takes_long
 @pytest.mark.parametrize("connectivity", [6, 26])
 def test_components_of_the_em_foreground_are_those_of_cc3d_in_raster_order(
     connectivity: Literal[6, 26], tmp_path: Path
@@ -170,11 +173,8 @@ def test_components_of_the_em_foreground_are_those_of_cc3d_in_raster_order(
     np.testing.assert_array_equal(result.labels[...], rank[found])
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_sizes_boxes_and_places_of_all_neurites_are_scikit_images(
-    every_neurite: tuple[NDArray[np.uint32], cf.Result],
-) -> None:
+@takes_long
+def test_sizes_boxes_and_places_of_all_neurites_are_scikit_images(every_neurite: Neurites) -> None:
     labels, result = every_neurite
     wanted = ("label", "num_pixels", "area", "bbox", "centroid")
     theirs = regionprops_table(labels, properties=wanted, spacing=NEURITES_UM)
@@ -188,11 +188,8 @@ def test_sizes_boxes_and_places_of_all_neurites_are_scikit_images(
         np.testing.assert_allclose(ours[f"centroid_{name}_um"], theirs[f"centroid-{axis}"], rtol=1e-9)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_contacts_of_all_neurites_are_those_counted_face_by_face(
-    every_neurite: tuple[NDArray[np.uint32], cf.Result],
-) -> None:
+@takes_long
+def test_contacts_of_all_neurites_are_those_counted_face_by_face(every_neurite: Neurites) -> None:
     labels, result = every_neurite
     ours = pd.read_parquet(result.path / "tables/contacts.parquet")
     counted: dict[tuple[int, int], list[int]] = {}
@@ -209,11 +206,8 @@ def test_contacts_of_all_neurites_are_those_counted_face_by_face(
     assert rows == [[*pair, *faces] for pair, faces in sorted(counted.items())]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_loops_cavities_and_radii_of_neurites_are_those_of_their_voxels(
-    every_neurite: tuple[NDArray[np.uint32], cf.Result],
-) -> None:
+@takes_long
+def test_loops_cavities_and_radii_of_neurites_are_those_of_their_voxels(every_neurite: Neurites) -> None:
     """Of every thirtieth object by size: the largest too."""
     labels, result = every_neurite
     objects = result.objects.sort_values("volume_vox", ascending=False)
@@ -255,7 +249,7 @@ def test_another_psf_of_such_a_microscope_keeps_the_length_within_8_percent_of_m
     assert result.branches["length_um"].sum() == pytest.approx(published_um, rel=0.08)
 
 
-def test_blocks_of_a_yeast_cell_leave_what_one_block_leaves(yeast: tuple[Path, cf.Result], tmp_path: Path) -> None:
+def test_blocks_of_a_yeast_cell_leave_what_one_block_leaves(yeast: Stored, tmp_path: Path) -> None:
     path, expected = yeast
     assert expected.objects["certified"].all()
     check(mitochondria(), path, tmp_path, expected, LARGE, on="serial")
@@ -265,7 +259,7 @@ def test_blocks_of_a_yeast_cell_leave_what_one_block_leaves(yeast: tuple[Path, c
 @pytest.mark.parametrize("block", [SMALL, LARGE])
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_workers_on_a_yeast_cell_leave_what_one_block_leaves(
-    block: Triple, workers: int, yeast: tuple[Path, cf.Result], tmp_path: Path
+    block: Triple, workers: int, yeast: Stored, tmp_path: Path
 ) -> None:
     path, expected = yeast
     check(mitochondria(), path, tmp_path, expected, block, on="local", workers=workers)

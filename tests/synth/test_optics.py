@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from math import log, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_memory_is_one_float_copy_and_the_image() -> None:
         ({"seed": -3}, "seed -3 is negative"),
     ],
 )
-def test_parameters_without_a_sense_are_refused_with_the_value(changed: dict[str, object], message: str) -> None:
-    arguments: dict[str, object] = {"voxel_um": CONFOCAL_UM, "seed": 0}
+def test_parameters_without_a_sense_are_refused_with_the_value(changed: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"voxel_um": CONFOCAL_UM, "seed": 0}
     with pytest.raises(UsageError, match=message):
-        acquire(np.zeros((3, 3, 3), np.uint16), **(arguments | changed))  # type: ignore[arg-type]
+        acquire(np.zeros((3, 3, 3), np.uint16), **(arguments | changed))

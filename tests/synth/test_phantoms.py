@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from math import pi
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -184,10 +185,10 @@ def test_a_volume_too_small_is_refused_and_the_shape_named_instead_works(
         ({"gap_um": (1.0, 0.6, -1.0)}, "at least 0"),
     ],
 )
-def test_parameters_without_a_sense_are_refused_with_the_value(changed: dict[str, object], message: str) -> None:
-    arguments: dict[str, object] = {"shape": (32, 64, 64), "voxel_um": CONFOCAL_UM, "seed": 0}
+def test_parameters_without_a_sense_are_refused_with_the_value(changed: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"shape": (32, 64, 64), "voxel_um": CONFOCAL_UM, "seed": 0}
     with pytest.raises(UsageError, match=message):
-        mitochondria(**(arguments | changed))  # type: ignore[arg-type]
+        mitochondria(**(arguments | changed))
 
 
 def test_a_ball_has_its_volume_and_no_loop() -> None:
