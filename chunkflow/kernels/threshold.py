@@ -6,13 +6,12 @@ Bins are one per value for integers of up to 16 bits, else 65,536 equal ones bet
 threshold is known to 1/65,536 of the range: on an image whose objects are 10,000 times dimmer than its brightest voxel
 that is too coarse, and a fixed threshold is the remedy. Foreground is `value > threshold` everywhere.
 
-The rules count in bins with exact integers and come back to image values at the end. They hold up to 10^14 voxels.
+The rules (`kernels.threshold_rules`) count in bins and come back to image values at the end.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log
 from typing import Any, Self
 
 import numpy as np
@@ -94,55 +93,6 @@ def histogram(values: Any, bins: Bins) -> Counts:
     return np.asarray(to_host(counts))
 
 
-def otsu(counts: Counts, bins: Bins) -> float:
-    """The threshold that maximises the variance between the two classes (Otsu, IEEE Trans. SMC 9, 62, 1979).
-
-    Returns the centre of the last background bin; the first of equals.
-
-    Raises
-    ------
-    InputError : there is nothing to separate.
-    """
-    _check_separable(counts, bins)
-    below, moment = np.cumsum(counts), np.cumsum(counts * np.arange(bins.count))
-    above = below[-1] - below
-    inner = (below > 0) & (above > 0)
-    mean_below = moment[inner] / below[inner]
-    mean_above = (moment[-1] - moment[inner]) / above[inner]
-    between = below[inner].astype(np.float64) * above[inner] * (mean_above - mean_below) ** 2
-    return bins.value(float(np.flatnonzero(inner)[between.argmax()]))
-
-
-def li(counts: Counts, bins: Bins) -> float:
-    """Minimum cross entropy (Li & Tam, Pattern Recognition Letters 19, 771, 1998), from the mean on.
-
-    With m0, m1 the class means above the minimum, the threshold t <- (m1 - m0) / (log m1 - log m0) until the classes no
-    longer change. t moves one way only, so this ends.
-
-    Raises
-    ------
-    InputError : there is nothing to separate.
-    """
-    _check_separable(counts, bins)
-    below, moment = np.cumsum(counts), np.cumsum(counts * np.arange(bins.count))
-    origin = int(np.flatnonzero(counts)[0])
-    threshold = int(moment[-1]) / int(below[-1]) - origin
-    split = -1
-    while int(threshold) != split:
-        split = int(threshold)
-        mean_below, mean_above = _class_means(below, moment, origin, origin + split)
-        if mean_below == 0:  # the background is the minimum alone: its logarithm would be infinite
-            break
-        threshold = (mean_above - mean_below) / (log(mean_above) - log(mean_below))
-    return bins.value(origin + threshold)
-
-
-def _class_means(below: Counts, moment: Counts, origin: int, last: int) -> tuple[float, float]:
-    """Mean positions, counted from `origin`, of the bins up to `last` and of those after it."""
-    n0, n1 = int(below[last]), int(below[-1] - below[last])
-    return int(moment[last]) / n0 - origin, int(moment[-1] - moment[last]) / n1 - origin
-
-
 def percentile(counts: Counts, bins: Bins, q: float) -> float:
     """The centre of the first bin that has at least q per cent of the voxels at or below it (q in 0..100).
 
@@ -150,20 +100,32 @@ def percentile(counts: Counts, bins: Bins, q: float) -> float:
     ------
     InputError : no voxel was counted.
     """
+    check_any(counts)
     cumulative = np.cumsum(counts)
-    _check_any(int(cumulative[-1]))
     reached = cumulative >= max(1.0, int(cumulative[-1]) * (q / 100))
     return bins.value(float(reached.argmax()))
 
 
-def _check_any(count: int) -> None:
-    if count == 0:
+def check_any(counts: Counts) -> None:
+    """Refuse a histogram of nothing.
+
+    Raises
+    ------
+    InputError : no voxel was counted.
+    """
+    if not counts.any():
         raise InputError("no voxel to take a threshold from", "Check nodata and mask, which leave nothing")
 
 
-def _check_separable(counts: Counts, bins: Bins) -> None:
+def check_separable(counts: Counts, bins: Bins) -> None:
+    """Refuse a histogram that no threshold divides.
+
+    Raises
+    ------
+    InputError : no voxel was counted, or all of them are in one bin.
+    """
+    check_any(counts)
     used = np.flatnonzero(counts)
-    _check_any(len(used))
     if len(used) == 1:
         raise InputError(
             f"all voxels have one value, {bins.value(float(used[0])):g}: no threshold separates them",

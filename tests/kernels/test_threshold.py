@@ -1,12 +1,9 @@
-"""Thresholds from histograms: against scikit-image on the voxels themselves, and counts that add up across blocks."""
+"""Histograms: bins as promised, and counts that add up across blocks."""
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
-from skimage.filters import threshold_li, threshold_otsu
 
 from chunkflow.errors import InputError
 from chunkflow.kernels import threshold
@@ -62,59 +59,6 @@ def test_counts_of_blocks_add_up_to_the_counts_of_the_volume(monkeypatch: pytest
     assert np.array_equal(whole, sum(histogram(part, bins) for part in np.array_split(image, 5, axis=1)))
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-@pytest.mark.parametrize("seed", range(4))
-def test_otsu_is_that_of_scikit_image_within_a_bin(dtype: type, seed: int) -> None:
-    image = two_classes(dtype, seed) + np.asarray(1000 if dtype is np.uint16 else 0, dtype)
-    bins = bins_of(image)
-    expected = threshold_otsu(image, nbins=65_536)
-    assert threshold.otsu(histogram(image, bins), bins) == pytest.approx(expected, abs=1.01 * bins.width)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-@pytest.mark.parametrize("seed", range(4))
-def test_li_is_that_of_scikit_image_within_a_bin(dtype: type, seed: int) -> None:
-    image = two_classes(dtype, seed) + np.asarray(1000 if dtype is np.uint16 else 0, dtype)
-    bins = bins_of(image)
-    expected = threshold_li(image, tolerance=1e-9)
-    assert threshold.li(histogram(image, bins), bins) == pytest.approx(expected, abs=1.01 * bins.width)
-
-
-def test_otsu_of_two_values_separates_them() -> None:
-    image = np.array([5, 5, 5, 90], np.uint8)
-    bins = bins_of(image)
-    assert 5 <= threshold.otsu(histogram(image, bins), bins) < 90
-    assert 5 <= threshold.li(histogram(image, bins), bins) < 90
-
-
-def test_otsu_maximises_the_variance_between_the_classes_of_few_voxels() -> None:
-    rng = np.random.default_rng(9)
-    for _ in range(50):
-        values = sorted(int(v) for v in rng.integers(0, 30, 9))
-        bins = Bins.of_range(values[0], values[-1], np.uint8, False)
-
-        def between(last: int, values: list[int] = values) -> Fraction:
-            low, high = [v for v in values if v <= last], [v for v in values if v > last]
-            return len(low) * len(high) * (Fraction(sum(low), len(low)) - Fraction(sum(high), len(high))) ** 2
-
-        got = threshold.otsu(histogram(np.array(values, np.uint8), bins), bins)
-        assert between(int(got)) == max(between(last) for last in range(values[0], values[-1]))
-
-
-def test_otsu_is_exact_for_more_voxels_than_float64_can_sum() -> None:
-    bins = Bins.of_range(0, 65_535, np.uint16, False)
-    counts = np.zeros(bins.count, np.int64)
-    counts[[10, 11, 60_000]] = [10**13, 1, 10**13]
-    assert threshold.otsu(counts, bins) == 11
-
-
-def test_a_dark_image_on_a_background_of_exact_zeros_ends() -> None:
-    image = np.zeros(1000, np.float32)
-    image[:100] = np.linspace(500, 600, 100)
-    bins = bins_of(image)
-    assert 0 < threshold.li(histogram(image, bins), bins) < 500
-
-
 @pytest.mark.parametrize("q", [0, 1, 25, 50, 99.5, 100])
 def test_percentile_is_that_of_the_sorted_voxels(q: float) -> None:
     image = two_classes(np.uint8)
@@ -123,19 +67,7 @@ def test_percentile_is_that_of_the_sorted_voxels(q: float) -> None:
     assert threshold.percentile(histogram(image, bins), bins, q) == expected
 
 
-@pytest.mark.parametrize("rule", [threshold.otsu, threshold.li])
-@pytest.mark.parametrize(("value", "dtype"), [(7, np.uint8), (0.25, np.float32), (-3, np.int32)])
-def test_an_image_of_one_value_is_refused_with_a_way_out(rule, value: float, dtype: type) -> None:  # type: ignore[no-untyped-def]
-    image = np.full((3, 4, 5), value, dtype)
-    bins = bins_of(image)
-    counts = histogram(image, bins)
-    assert counts.sum() == 60
-    with pytest.raises(InputError, match=rf"one value, {value:g}.*fixed"):
-        rule(counts, bins)
-
-
-@pytest.mark.parametrize("rule", [threshold.otsu, threshold.li, lambda c, b: threshold.percentile(c, b, 50)])
-def test_no_voxels_are_refused(rule) -> None:  # type: ignore[no-untyped-def]
+def test_no_voxels_have_no_percentile() -> None:
     bins = Bins.of_range(0, 9, np.uint8, False)
     with pytest.raises(InputError, match="no voxel"):
-        rule(histogram(np.array([], np.uint8), bins), bins)
+        threshold.percentile(histogram(np.array([], np.uint8), bins), bins, 50)
