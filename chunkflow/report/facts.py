@@ -100,7 +100,7 @@ class RunFacts:
 
     def table(self, name: str) -> pd.DataFrame | None:
         """A table of the result, if this pipeline makes it."""
-        makes = {"branches": "graph", "nodes": "graph", "seams": "segment-seams"}.get(name, name)
+        makes = {"branches": "graph", "nodes": "graph", "seams": "apply-seams"}.get(name, name)
         if makes not in self.stored["fingerprints"]:
             return None  # a file may be there from earlier settings
         rows: pd.DataFrame = getattr(self.result, name)

@@ -5,7 +5,7 @@
     correct-range      voxels that the correction took below zero
     deconvolve-check   a number of iterations that the limit cut off
     deconvolve-range   voxels beyond what the type of the restored image holds
-    segment-seams      tiles of a segmenter that disagree about where objects end
+    apply-seams        tiles of a segmenter that disagree about where objects end
 
 Settings are those that the output folder keeps (`Pipeline.to_dict`, `Plan.to_dict`), so a finished run says what it
 said while it ran. Counts are exact and of the whole volume; where those voxels lie is not known here.
@@ -206,12 +206,12 @@ def _beyond_type(ran: Findings) -> list[str]:
 
 def _ambiguous(ran: Findings) -> list[str]:
     """Tiles see too little of each other for objects of that size."""
-    seams = ran.values("segment-seams")
+    seams = ran.values("apply-seams")
     ambiguous, merged = int(seams["ambiguous"].sum()), int(seams["merged"].sum())
     if ambiguous * AMBIGUOUS_ONE_IN <= ambiguous + merged:
         return []
     return [
-        f"segment: at the seams of tiles {ambiguous:,} of {ambiguous + merged:,} pairs of alike objects are ambiguous: "
+        f"apply: at the seams of tiles {ambiguous:,} of {ambiguous + merged:,} pairs of alike objects are ambiguous: "
         "tiles disagree about where objects end. Make the halo longer, and normalise by numbers of the whole volume"
     ]
 
@@ -237,5 +237,5 @@ SAID_AFTER: Mapping[str, tuple[Callable[[Findings], list[str]], ...]] = {
     "correct-range": (_taken_below_zero,),
     "deconvolve-check": (_cut_off,),
     "deconvolve-range": (_beyond_type,),
-    "segment-seams": (_ambiguous,),
+    "apply-seams": (_ambiguous,),
 }

@@ -21,6 +21,7 @@ from chunkflow.plan.pipeline import SAVED
 from chunkflow.plan.plan import Plan
 from chunkflow.run.journal import Journal
 from chunkflow.run.places import LABEL_NAMES, Places, target_of
+from chunkflow.stages.base import table_of
 from chunkflow.stages.graph import GraphTables, graph_part
 from chunkflow.storage import graphs, omezarr, tables
 from chunkflow.storage.records import RecordFolder, merged_path, read_record
@@ -32,7 +33,7 @@ TABLES = {  # and the merges they come from
     "contacts": "contacts",
     "networks": "networks",
     "regions": "regions",
-    "seams": "segment-seams",
+    "seams": "apply-seams",
     "nodes": "graph",
     "branches": "graph",
 }
@@ -107,9 +108,8 @@ def _write_groups(plan: Plan, places: Places) -> None:
 
 def _window(plan: Plan, places: Places) -> tuple[float, float]:
     """Contrast limits of the image: its exact range."""
-    passes = {p.name for p in plan.passes}
-    merge = next(name for name in ("resample-range", "deconvolve-range", "correct-range", "range") if name in passes)
-    limits = read_record(merged_path(places.records(merge)))
+    producer = plan.arrays["image"].producer
+    limits = read_record(merged_path(places.records("range" if producer == "scan" else f"{producer}-range")))
     return float(limits["low"][0]), float(limits["high"][0])
 
 
@@ -128,23 +128,18 @@ def _write_tables(plan: Plan, places: Places) -> None:
             tables.write_table(folder, table, read_record(merged_path(places.records(TABLES[table]))))
     regions = read_record(merged_path(places.records("regions"))) if "regions" in names else {}
     if regions:
-        tables.write_table(folder, "regions", _columns(regions, "regions"))
+        tables.write_table(folder, "regions", table_of(regions, "regions"))
     if "graph" not in names:
         _remove_graph(graph)
         return
     parts = StoredParts(
         RecordFolder(places.records("graph-parts"), plan.pass_named("graph-parts").units),
         read_record(merged_path(places.records("graph"))),
-        {table: _columns(regions, table) for table in ("nodes", "branches")},
+        {table: table_of(regions, table) for table in ("nodes", "branches")},
     )
     tables.write_table_parts(folder, "nodes", (part.nodes for part in parts))
     tables.write_table_parts(folder, "branches", (part.branches for part in parts))
     _write_graph(graph, parts)
-
-
-def _columns(merged: Columns, table: str) -> dict[str, NDArray[Any]]:
-    start = table + "."
-    return {name[len(start) :]: column for name, column in merged.items() if name.startswith(start)}
 
 
 class StoredParts(Sequence[GraphTables]):

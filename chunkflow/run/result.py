@@ -91,6 +91,11 @@ class Result:
         return self._volume("probability.ome.zarr")
 
     @property
+    def classes(self) -> ResultVolume | None:
+        """Class of every voxel, if `predict` made and the user kept them."""
+        return self._volume("image.ome.zarr/labels/classes")
+
+    @property
     def mask(self) -> ResultVolume | None:
         """Foreground, uint8."""
         return self._volume("image.ome.zarr/labels/mask")
@@ -137,7 +142,7 @@ class Result:
 
     @cached_property
     def seams(self) -> pd.DataFrame:
-        """One row per pair of tiles that share a face, where `segment` made the objects."""
+        """One row per pair of tiles that share a face, where `apply` made the objects."""
         return read_table(self.path / "tables", "seams")
 
     @cached_property

@@ -132,6 +132,7 @@ class Deconvolve:
     negative: Literal["clip", "fail"] = "clip"
 
     key: ClassVar[str] = "deconvolve"
+    makes_image: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_parameters(self, self.key)
@@ -281,7 +282,7 @@ class Deconvolve:
         )
         constants: Record = {"psf": on_grid.kernels, "psf_planes": on_grid.planes}
         before = self._probes(restoration, reach, grid, constants, flow.optical_um)
-        name = "deconvolved" if "resample" in flow.wants else "image"
+        name = "image" if flow.image_by == self.key else "deconvolved"
         steps: tuple[BlockStep, ...] = (
             RestoreTile(
                 restoration=restoration,

@@ -1,4 +1,4 @@
-"""Functions that users name: found by "package.module:name", and known by the version of what they belong to."""
+"""Functions that users name: found by "package.module:name", known by the version of what they belong to, called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from chunkflow.errors import ConfigError, ModelError, nearest
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkflow.errors import BlockError, ConfigError, ModelError, nearest
+from chunkflow.geometry.box import Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,43 @@ def takes(function: Function, parameter: str) -> bool:
     """Whether the function has a parameter of that name."""
     signature = _signature(function)
     return signature is not None and parameter in signature.parameters
+
+
+def applied(function: Function, image: NDArray[Any], options: Mapping[str, Any], box: Box, where: str) -> NDArray[Any]:
+    """What the function makes of an image: an array of its shape, of whatever type the function gives.
+
+    Parameters
+    ----------
+    image : (Z, Y, X), the function's own: it may write on it.
+    box, where : the voxels it is, and what names the function, for messages.
+
+    Raises
+    ------
+    BlockError : the function raises.
+    ModelError : it gives something else than an array of that shape.
+    """
+    name, shape = function.name, image.shape
+    try:
+        found = function.load()(image, **options)
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:  # a function that means to end the program ends its tile
+        raise BlockError(
+            f"{where}: {name} failed on {box}: {type(error).__name__}: {error}",
+            "Correct the function or its options",
+        ) from error
+    try:
+        values = np.asarray(found)
+    except ValueError as error:
+        raise ModelError(
+            f"{where}: {name} gave no array at {box} ({error})", "Return one array of the image's shape"
+        ) from error
+    if values.shape != shape:
+        raise ModelError(
+            f"{where}: {name} gave {values.shape} values for {shape} voxels at {box}",
+            "Return one value per voxel, as an array of the image's shape",
+        )
+    return values
 
 
 def _signature(function: Function) -> inspect.Signature | None:

@@ -53,6 +53,7 @@ class Resample:
     voxel_um: tuple[float, float, float] | Literal["isotropic"] = "isotropic"
 
     key: ClassVar[str] = "resample"
+    makes_image: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_parameters(self, self.key)
@@ -75,7 +76,8 @@ class Resample:
         shape = resample.output_shape(flow.shape, flow.scale.voxel_um, voxel)
         grid = Grid(shape, flow.block)
         steps: list[BlockStep] = []
-        writes = [ArraySpec(name="image", dtype="float32")]
+        name = "image" if flow.image_by == self.key else "resampled"
+        writes = [ArraySpec(name=name, dtype="float32", product="image")]
         excluded = flow.nodata is not None or flow.has_mask
         if excluded:
             steps.append(Validity(nodata=flow.nodata, has_mask=flow.has_mask, resampling=how))
@@ -89,10 +91,10 @@ class Resample:
             shape=shape,
             scale=Scale(voxel_um=voxel, translation_um=flow.scale.translation_um),
             resampling=how,
-            image="image",
+            image=name,
             image_dtype="float32",
             image_range="resample-range",
-            signal="image",
+            signal=name,
             signal_dtype="float32",
             signal_range="resample-range",
             valid=valid,

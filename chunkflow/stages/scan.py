@@ -197,7 +197,7 @@ class Scan:
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         """Range of the usable raw voxels; their marks and a copy of the image, where no later stage makes them."""
         excluded = flow.nodata is not None or flow.has_mask
-        copies = "image" in flow.save and not flow.wants & {"correct", "deconvolve", "resample"}
+        copies = "image" in flow.save and not flow.image_by
         steps: list[BlockStep] = []
         writes: list[ArraySpec] = []
         if excluded:
