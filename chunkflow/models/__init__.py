@@ -5,6 +5,7 @@ The only package that imports torch, and only when a network is first loaded: `i
 """
 
 from chunkflow.models.load import Model, digest_of, load_model, save_model
-from chunkflow.models.predict import ACTIVATIONS, predict
+from chunkflow.models.predict import Application, predict
+from chunkflow.models.usage import Normalization, Usage
 
-__all__ = ["ACTIVATIONS", "Model", "digest_of", "load_model", "predict", "save_model"]
+__all__ = ["Application", "Model", "Normalization", "Usage", "digest_of", "load_model", "predict", "save_model"]

@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 
 from chunkflow.errors import InputNotFoundError
-from chunkflow.models import load
+from chunkflow.models import files, load, pixels
+from chunkflow.models.model import Model
+from chunkflow.models.trace import reach
+from chunkflow.models.usage import Normalization
+from chunkflow.stages.predict import packaged
 from chunkflow.storage.omezarr import image_facts
 from chunkflow.storage.tiff import read_tiff
 from chunkflow.storage.volume import Volume, missing_chunks
@@ -18,20 +22,24 @@ from chunkflow.storage.volume import Volume, missing_chunks
 Facts = Mapping[str, Any]
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-MODEL_SUFFIXES = (".safetensors", ".pt", ".pth", ".pt2")
 
 
 def check(path: str | Path) -> Facts:
     """The facts about an image or a network, as JSON values by name, in the order to show them.
 
+    A package of the BioImage Model Zoo is applied to its own test image.
+
     Raises
     ------
-    InputError, ModelError : it is neither, or it is one that cannot be used.
+    InputError, ModelError : it is neither, or it is one that cannot be used; a network gives other values for its test
+        image than its makers say.
     """
-    place = Path(path)
+    place = Path(packaged(str(path)))
     if not place.exists():
         raise InputNotFoundError(f"{path} does not exist", "Check the path")
-    if place.suffix in MODEL_SUFFIXES or (place / load.HEADER).is_file():
+    if pixels.is_pixel_classifier(place):
+        return _forest(place)
+    if files.is_network(place):
         return _model(place)
     if place.is_file() and place.suffix.lower() in TIFF_SUFFIXES:
         return _tiff(place)
@@ -40,13 +48,72 @@ def check(path: str | Path) -> Facts:
 
 def _model(path: Path) -> Facts:
     model = load.load_model(path)
+    usage = model.usage
     return {
         "kind": "network",
         "path": str(path),
-        "architecture": type(model.module).__name__,
-        "stride": model.stride,
+        "form": model.kind,
+        "architecture": model.architecture,
+        "in_channels": model.in_channels,
         "out_channels": model.out_channels,
+        "stride": list(model.stride),
+        "upsampling": list(model.upsampling),
+        "looks": _reach(model),
+        "patch": ["any" if side is None else side for side in model.patch],
+        "patch_min": list(model.patch_min),
+        "normalization": _normalization(usage.normalization),
+        "activation": usage.activation,
+        "outputs": list(usage.outputs) or None,
+        "threshold": usage.threshold,
+        "voxel_um": None if usage.voxel_um is None else list(usage.voxel_um),
+        "halo": None if model.halo is None else list(model.halo),
         "digest": model.digest,
+        **_own_test(path, model),
+    }
+
+
+def _reach(model: Model) -> list[int] | str:
+    """How far beyond a box of whole strides an output depends on the input, in voxels."""
+    far = reach(model)
+    return "at its whole patch, or farther than can be told" if far is None else list(far)
+
+
+def _normalization(scaling: Normalization) -> str:
+    """In a few words."""
+    words = {
+        "percentiles": f"percentiles {scaling.percentiles[0]:g} and {scaling.percentiles[1]:g} to 0 and 1",
+        "mean-sd": "mean to 0, standard deviation to 1",
+        "linear": f"(value - {scaling.offset:g}) / {scaling.scale:g}",
+    }.get(scaling.kind, scaling.kind)
+    return words if scaling.asinh is None else f"{words}, then asinh of {scaling.asinh:g} times that"
+
+
+def _own_test(path: Path, model: Model) -> Facts:
+    """What a package gives for its own test image; nothing for other forms."""
+    if not files.is_package(path):
+        return {}
+    from chunkflow.models.zoo_check import run_test
+
+    found = run_test(path, model)
+    if found is None:
+        return {"own_test": "it has none"}
+    return {"own_test": f"passed, at most {found.largest:.2g} apart", "own_test_largest_difference": found.largest}
+
+
+def _forest(path: Path) -> Facts:
+    classifier = pixels.load_pixels(path)
+    return {
+        "kind": "pixel classifier",
+        "path": str(path),
+        "classes": [f"{known.label} {known.name} ({known.voxels} voxels)" for known in classifier.classes],
+        "scales_um": list(classifier.scales_um),
+        "voxel_um": list(classifier.voxel_um),
+        "percentiles": list(classifier.percentiles),
+        "trees": len(classifier.forest.roots),
+        "nodes": len(classifier.forest.feature),
+        "out_of_bag": classifier.training.get("out_of_bag"),
+        "versions": [f"{name} {number}" for name, number in classifier.versions.items()],
+        "digest": classifier.digest,
     }
 
 
