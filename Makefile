@@ -1,7 +1,7 @@
 # Everything a newcomer needs: `make demo`, `make test`. A second call installs nothing again.
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := deconvolution restoration psf labels watershed skeleton networks measure em pipeline merge scale
+BENCHMARKS := deconvolution restoration psf labels watershed skeleton networks measure em pipeline inference large reading merge scale
 
 .PHONY: demo test test-slow check setup bench docs clean
 

@@ -17,6 +17,7 @@ from chunkflow.report.restoration import restoration_numbers, restored_with
 from chunkflow.run import make_psf
 from chunkflow.run import status as states
 from chunkflow.run.result import Result
+from chunkflow.stages import infer
 from chunkflow.stages.microscope import described
 
 WIDE = 160  # columns where the output is no terminal: tables are not to be cut
@@ -103,6 +104,8 @@ def print_plan(console: Console, plan: Plan, reused: Sequence[str]) -> None:
     )
     if "psf" in plan.facts:
         console.print(f"PSF: {described(plan.facts['psf'])}", **PLAIN)
+    if "network" in plan.facts:
+        console.print(f"network: {infer.described(plan.facts['network'])}", **PLAIN)
     for warning in plan.warnings:
         console.print(f"warning: {warning}", **PLAIN)
 

@@ -1,74 +1,139 @@
-"""Apply a network to patches so that the same patch always gives the same bits.
+"""Apply a network to patches so that a patch always gives the same bits, whatever else is in its batch.
 
 A library picks its convolution by the shape of the batch, so every batch has the same shape: short ones are filled
-with zero patches. One thread, no autotuning, no TF32, deterministic algorithms, and activations patch by patch.
+with zero patches. The place in the batch may show in the last bits; a patch of a volume has one for good. One thread,
+no autotuning, no TF32, deterministic algorithms, and activations patch by patch. Voxels have their channels side by
+side (channels last), which is what convolutions on CPUs and tensor cores are quickest with.
 
-The whole batch is on the device at once, with every intermediate array of the network: see `unet` for its size.
+The whole batch is on the device at once, with every intermediate array of the network: see `models.trace.peak_bytes`.
 """
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chunkflow.backend import array_module, to_host
-from chunkflow.errors import ConfigError, ModelError, nearest
+from chunkflow.errors import BlockError, ConfigError, ModelError, nearest
+from chunkflow.models.usage import ACTIVATIONS
 
 if TYPE_CHECKING:
     import torch
 
-    from chunkflow.models.load import Model
+    from chunkflow.models.model import Model
 
-ACTIVATIONS = ("sigmoid", "softmax", "none")
+Triple = tuple[int, int, int]
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+TURNS = {"none": 1, "flips": 8, "plane": 8, "all": 16}
+"""How many ways a patch is looked at: as it is; flipped along each subset of the axes; flipped and turned by right
+angles in the plane; both."""
 
 
-def predict(model: Model, patches: Any, *, activation: str = "sigmoid", channel: int = 0, batch: int = 1) -> Any:
-    """One output channel of the network for each patch.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """How a network is applied to a patch. Each value is part of the result.
 
-    patches : (N, 1, Z, Y, X) float32, numpy or cupy; on the network's GPU they are passed without a host copy
-    activation : "sigmoid" or "softmax" (over the channels) give probabilities, "none" gives the logits
-    batch : patches in one forward pass; another batch may change the last bits, so it belongs to the pipeline
-    Returns (N, Z, Y, X) float32, where the patches are.
+    activation : "sigmoid" or "softmax" (over the channels) give probabilities, "none" what the network gives
+    channels : the outputs that are wanted
+    batch : patches in one forward pass; another batch may change the last bits
+    margin : voxels on each side of a patch whose outputs are not wanted
+    turns : one of `TURNS`: outputs are the mean over that many ways to look at the patch
+    precision : one of `PRECISIONS`; below float32 by autocast, where the device has it
+    """
+
+    activation: str = "sigmoid"
+    channels: tuple[int, ...] = (0,)
+    batch: int = 1
+    margin: Triple = (0, 0, 0)
+    turns: str = "none"
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        for value, known in ((self.activation, ACTIVATIONS), (self.turns, TURNS), (self.precision, PRECISIONS)):
+            if value not in known:
+                raise ConfigError(f"a network cannot be applied with {value!r}", nearest(str(value), known))
+        if self.batch < 1:
+            raise ConfigError(f"batch {self.batch} is not a number of patches", "Give at least 1")
+
+
+def prepared(model: Model, *, compiled: bool = False) -> Model:
+    """The network in the memory format it is applied in, and compiled by torch where that is wished.
+
+    Compiled, its shapes are fixed and no algorithm is chosen by timing, so it is the same program every time on the
+    same machine and torch; its last bits differ from those of the network as it is.
+    """
+    import torch
+
+    module = model.module
+    if not isinstance(module, torch.nn.Module):
+        return model
+    with_format = module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    if not compiled:
+        return replace(model, module=with_format)
+    return replace(model, module=torch.compile(with_format, fullgraph=True, dynamic=False))
+
+
+def predict(model: Model, patches: Any, how: Application) -> Any:
+    """What the network gives for each patch.
+
+    patches : (N, in_channels, Z, Y, X) float32, numpy or cupy; on the network's GPU they are passed without a host copy
+    Returns (N, len(how.channels), Z', Y', X') float32, where the patches are; Z' is (Z - 2 margin) times the network's
+    upsampling.
 
     Sets this process to one CPU thread and to deterministic algorithms, and leaves it so: a worker does nothing else.
 
     Raises
     ------
     ModelError : the network has no such channel, cannot take patches of that shape, gives another shape, or NaN.
+    BlockError : a batch does not fit the memory of the GPU; says which batch would.
     """
     import torch
 
-    _check_request(model, patches, activation, channel, batch)
+    _check_request(model, patches, how)
     _make_deterministic()
     xp = array_module(patches)
-    result = xp.empty((patches.shape[0], *patches.shape[2:]), dtype=xp.float32)
-    for first in range(0, len(patches), batch):
-        part = patches[first : first + batch]
-        full = xp.zeros((batch, *patches.shape[1:]), dtype=xp.float32)
+    result = xp.empty((len(patches), len(how.channels), *_output_sides(model, patches.shape[2:], how)), xp.float32)
+    for first in range(0, len(patches), how.batch):
+        part = patches[first : first + how.batch]
+        full = xp.zeros((how.batch, *patches.shape[1:]), dtype=xp.float32)
         full[: len(part)] = part
         with torch.inference_mode():
-            logits = _forward(model, _to_tensor(full, model.device))
+            found = _retried(model, _to_tensor(full, model.device), how)
             for i in range(len(part)):
-                result[first + i] = _to_array(_activated(logits[i], activation, channel), xp)
+                result[first + i] = _to_array(found[i], xp)
     return result
 
 
-def _check_request(model: Model, patches: Any, activation: str, channel: int, batch: int) -> None:
-    if activation not in ACTIVATIONS:
-        raise ConfigError(f"unknown activation {activation!r}", nearest(activation, ACTIVATIONS))
-    if batch < 1:
-        raise ConfigError(f"batch {batch} is not a number of patches", "Give at least 1")
-    if not 0 <= channel < model.out_channels:
+def _check_request(model: Model, patches: Any, how: Application) -> None:
+    for channel in how.channels:
+        if not 0 <= channel < model.out_channels:
+            raise ModelError(
+                f"the network has no output channel {channel}: it has {model.out_channels}",
+                f"Give a channel from 0 to {model.out_channels - 1}",
+            )
+    if patches.shape[1] != model.in_channels:
         raise ModelError(
-            f"the network has no output channel {channel}: it has {model.out_channels}",
-            f"Give a channel from 0 to {model.out_channels - 1}",
+            f"the network takes {model.in_channels} channels, not {patches.shape[1]}", "Use a network of one channel"
         )
     shape = tuple(patches.shape[2:])
-    if any(n % model.stride for n in shape):
-        near = [max(model.stride, round(n / model.stride) * model.stride) for n in shape]
+    if any(n % s for n, s in zip(shape, model.stride, strict=True)):
+        near = [max(s, round(n / s) * s) for n, s in zip(shape, model.stride, strict=True)]
         raise ModelError(f"patch {shape} is not a multiple of the network's stride {model.stride}", f"Use {near}")
+    if how.turns in ("plane", "all") and shape[1] != shape[2]:
+        raise ModelError(f"patch {shape} cannot be turned in its plane", "Use as many voxels in y as in x")
+    if how.precision == "float16" and model.device == "cpu":
+        raise ModelError("precision float16 on a CPU", "Use float32, or a GPU")
+
+
+def _output_sides(model: Model, shape: Sequence[int], how: Application) -> Triple:
+    z, y, x = ((n - 2 * m) * f for n, m, f in zip(shape, how.margin, model.upsampling, strict=True))
+    return z, y, x
 
 
 def _make_deterministic() -> None:
@@ -85,43 +150,119 @@ def _make_deterministic() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _forward(model: Model, patches: torch.Tensor) -> torch.Tensor:
-    """Logits (N, out_channels, Z, Y, X), finite."""
+def _retried(model: Model, patches: torch.Tensor, how: Application) -> torch.Tensor:
+    """`_looked_at`, once more where the GPU's memory was full of what is not needed any more."""
     import torch
 
-    shape = tuple(patches.shape)
     try:
-        logits: torch.Tensor = model.module(patches)
+        return _looked_at(model, patches, how)
+    except torch.OutOfMemoryError:
+        pass  # leave the handler first: the error holds the frames, and those the arrays
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        return _looked_at(model, patches, how)
     except torch.OutOfMemoryError as error:
-        raise ModelError(f"a batch of {shape} does not fit the GPU", "Use a smaller patch or batch") from error
+        raise BlockError(
+            f"a batch of {how.batch} patches {tuple(patches.shape[2:])} does not fit the GPU",
+            _fitting(model, (patches.shape[2], patches.shape[3], patches.shape[4]), how),
+        ) from error
+
+
+def _fitting(model: Model, shape: Triple, how: Application) -> str:
+    """The batch that would have fitted, as a remedy."""
+    import torch
+
+    from chunkflow.models.trace import peak_bytes
+
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
+    batch = min(how.batch - 1, free // peak_bytes(model, shape, margin=how.margin))
+    return f"Use batch: {batch}, or a smaller patch" if batch else "Use a smaller patch, or a GPU with more memory"
+
+
+def _looked_at(model: Model, patches: torch.Tensor, how: Application) -> torch.Tensor:
+    """(N, channels, Z', Y', X') of a batch: the mean over all ways to look at it, in their order."""
+    total: torch.Tensor | None = None
+    for there, back in _ways(how.turns):
+        found = _activated(_forward(model, there(patches), how), how)
+        total = back(found) if total is None else total + back(found)
+    assert total is not None
+    return total if how.turns == "none" else total / TURNS[how.turns]
+
+
+Way = Callable[["torch.Tensor"], "torch.Tensor"]
+
+
+def _ways(turns: str) -> Iterator[tuple[Way, Way]]:
+    """Pairs (turn, turn back) of arrays (N, C, Z, Y, X)."""
+    import torch
+
+    def way(quarter: int, flipped: tuple[int, ...]) -> tuple[Way, Way]:
+        return (
+            lambda x: torch.flip(torch.rot90(x, quarter, (3, 4)), flipped).contiguous(),
+            lambda x: torch.rot90(torch.flip(x, flipped), -quarter, (3, 4)).contiguous(),
+        )
+
+    z_flips: tuple[tuple[int, ...], ...] = ((), (2,)) if turns in ("flips", "all") else ((),)
+    x_flips: tuple[tuple[int, ...], ...] = ((), (4,)) if turns != "none" else ((),)
+    quarters = (0, 2) if turns == "flips" else (0, 1, 2, 3) if turns != "none" else (0,)
+    for z in z_flips:
+        for x in x_flips:
+            # A half turn and a flip of x are a flip of y.
+            yield from (way(quarter, z + x) for quarter in quarters)
+
+
+def _forward(model: Model, patches: torch.Tensor, how: Application) -> torch.Tensor:
+    """What the network gives, (N, out_channels, Z', Y', X') float32, finite."""
+    import torch
+
+    from chunkflow.models.trace import inner_output
+
+    shape = tuple(patches.shape)
+    device = "cuda" if model.device.startswith("cuda") else "cpu"
+    reduced = torch.autocast(device, getattr(torch, how.precision), enabled=how.precision != "float32")
+    try:
+        with reduced:
+            output = inner_output(model, patches, how.margin)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(
             f"the network cannot be applied to patches {shape}: {cause}", "Use the patch and batch it was made for"
         ) from error
-    wanted = (shape[0], model.out_channels, *shape[2:])
-    got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    wanted = (shape[0], model.out_channels, *_output_sides(model, shape[2:], how))
+    got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if got != wanted:
         raise ModelError(
-            f"the network gives {got} for patches {shape}, not {wanted}", "Use a network that keeps the shape"
+            f"the network gives {got} for patches {shape}, not {wanted}",
+            "Use a network that keeps the shape, or that says how many times finer its output is",
         )
-    if not bool(torch.isfinite(logits).all()):
+    if not bool(torch.isfinite(output).all()):
         raise ModelError("the network gives NaN or infinity", "Check its weights and the range of its input")
-    return logits.float()
+    values: torch.Tensor = output.float()
+    return values
 
 
-def _activated(logits: torch.Tensor, activation: str, channel: int) -> torch.Tensor:
-    """(Z, Y, X) of one patch (out_channels, Z, Y, X).
+def _activated(outputs: torch.Tensor, how: Application) -> torch.Tensor:
+    """(N, channels, Z, Y, X) of outputs (N, out_channels, Z, Y, X).
 
-    By itself and contiguous: torch computes the last few values of an array with other instructions than the rest
+    Patch by patch and contiguous: torch computes the last few values of an array with other instructions than the rest
     and does not promise the same bits, which would show where in the batch a patch stood.
     """
     import torch
 
-    if activation == "softmax":
-        return torch.softmax(logits.contiguous(), dim=0)[channel].contiguous()
-    one = logits[channel].contiguous()
-    return torch.sigmoid(one) if activation == "sigmoid" else one
+    return torch.stack([_activated_patch(patch, how) for patch in outputs])
+
+
+def _activated_patch(outputs: torch.Tensor, how: Application) -> torch.Tensor:
+    import torch
+
+    if how.activation == "softmax":
+        return torch.softmax(outputs.contiguous(), dim=0)[list(how.channels)].contiguous()
+    wanted = outputs[list(how.channels)].contiguous()
+    return torch.sigmoid(wanted) if how.activation == "sigmoid" else wanted
 
 
 def _to_tensor(array: Any, device: str) -> torch.Tensor:

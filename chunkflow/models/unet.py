@@ -1,32 +1,43 @@
-"""A 3-D residual U-Net (Çiçek et al. 2016, with the residual blocks of He et al. 2016), described by plain numbers.
+"""A residual U-Net (Çiçek et al. 2016, with the residual blocks of He et al. 2016), described by plain numbers.
 
-    level 0   block ------------------------------> join, block -> 1x1x1 convolution -> logits
-                 \\ max-pool 2                     / transposed convolution, stride 2
+    stem      convolution with a stride, where the config has one             -> shuffled back to full resolution
+    level 0   block ------------------------------> join, block -> convolution -> outputs
+                 \\ max-pool                       / transposed convolution
     level 1       block ------------> join, block
-                     \\ max-pool 2    /
+                     \\ max-pool     /
     level 2           block ---------
 
-Every level halves all three axes, so a patch must be a multiple of `stride = 2 ** (levels - 1)` voxels, and the
-output moves with the input exactly when the input moves by multiples of it. Group norm takes statistics over the
-whole patch: its result depends on the patch, which is why patches lie on one lattice for the whole volume. Batch
-norm uses stored statistics and does not.
+Kernels and pools are told per level and axis, so one class serves volumes, thick planes and single planes:
 
-Memory grows with the patch: about 8 arrays of `widths[0]` channels at full resolution, 0.15 GB measured for 64^3 at 16.
+    3-D        kernels (3, 3, 3), pools (2, 2, 2)
+    thick z    the first levels (1, 3, 3) and (1, 2, 2), the others as in 3-D
+    2.5-D      the first level (5, 3, 3): five planes decide about the middle one; else (1, 3, 3) and (1, 2, 2)
+    2-D        (1, 3, 3) and (1, 2, 2) throughout
+
+A patch must be a multiple of `stride` voxels, and the output moves with the input exactly when the input moves by
+multiples of it. Group and instance norm take statistics over the whole patch: their result depends on the patch, which
+is why patches lie on one lattice for the whole volume. Batch norm uses stored statistics and does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import Any, Self
+from math import prod
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from chunkflow.errors import ModelError, nearest
 
-NORMS = ("group", "batch")
+Triple = tuple[int, int, int]
+Dimensions = Literal["3d", "2.5d", "2d"]
+
+NORMS = ("group", "batch", "instance", "none")
 MAX_LEVELS = 8
 
 
@@ -43,16 +54,27 @@ class UNetConfig:
     """Channels of the image."""
 
     out_channels: int = 1
-    """Logits per voxel."""
+    """Numbers per voxel of the output."""
 
     widths: tuple[int, ...] = (16, 32, 64)
     """Channels of each level, the finest first; their number is the depth."""
 
     norm: str = "group"
-    """"group" (8 channels per group, or all where they do not divide) or "batch" (stored statistics)."""
+    """"group" (8 channels per group, or all where they do not divide), "batch" (stored statistics), "instance" (every
+    channel by itself) or "none"."""
 
-    first_kernel: tuple[int, int, int] = (3, 3, 3)
-    """Kernel of the finest level, odd; (1, 3, 3) where z steps are thick."""
+    kernels: tuple[Triple, ...] = ((3, 3, 3),)
+    """Kernel of each level, odd; levels that are not listed have the last one."""
+
+    pools: tuple[Triple, ...] = ((2, 2, 2),)
+    """Voxels of a level that become one of the next; steps that are not listed have the last one."""
+
+    stem: Triple = (1, 1, 1)
+    """Stride of a first convolution, undone at the end: a fraction of the work where the sampling is finer than what is
+    to be seen."""
+
+    upsampling: Triple = (1, 1, 1)
+    """Voxels of the output per voxel of the input, for super-resolution."""
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "out_channels"):
@@ -61,14 +83,42 @@ class UNetConfig:
         good = isinstance(widths, tuple) and 1 <= len(widths) <= MAX_LEVELS and all(map(_is_count, widths))
         _check(good, "widths", widths, f"1 to {MAX_LEVELS} whole numbers, as in [16, 32, 64]")
         _check(self.norm in NORMS, "norm", self.norm, " or ".join(NORMS))
-        kernel = self.first_kernel
-        good = isinstance(kernel, tuple) and len(kernel) == 3 and all(_is_count(k) and k % 2 for k in kernel)
-        _check(good, "first_kernel", kernel, "three odd numbers, as in [3, 3, 3]")
+        levels = len(widths)
+        for name, most in (("kernels", levels), ("pools", max(1, levels - 1))):
+            value = getattr(self, name)
+            good = isinstance(value, tuple) and 1 <= len(value) <= most and all(map(_is_triple, value))
+            _check(good, name, value, f"1 to {most} lists of three whole numbers")
+        _check(all(k % 2 for kernel in self.kernels for k in kernel), "kernels", self.kernels, "odd numbers")
+        for name in ("stem", "upsampling"):
+            value = getattr(self, name)
+            _check(_is_triple(value) and max(value) <= 8, name, value, "three whole numbers from 1 to 8")
 
     @property
-    def stride(self) -> int:
-        """Voxels per voxel of the coarsest level, the same on every axis."""
-        return int(2 ** (len(self.widths) - 1))
+    def level_kernels(self) -> tuple[Triple, ...]:
+        """The kernel of every level."""
+        return _filled(self.kernels, len(self.widths))
+
+    @property
+    def steps(self) -> tuple[Triple, ...]:
+        """The pool between every two levels."""
+        return _filled(self.pools, len(self.widths) - 1)
+
+    @property
+    def stride(self) -> Triple:
+        """Voxels of the image per voxel of the coarsest level, for z, y, x."""
+        z, y, x = (prod(factors) for factors in zip(self.stem, *self.steps, strict=True))
+        return z, y, x
+
+    @classmethod
+    def of(cls, dimensions: Dimensions, **parameters: Any) -> Self:
+        """The usual kernels and pools of a 3-D, 2.5-D or 2-D network; other parameters as they are."""
+        plane: dict[str, Any] = {"pools": ((1, 2, 2),)}
+        if dimensions == "2d":
+            parameters = {**plane, "kernels": ((1, 3, 3),), **parameters}
+        if dimensions == "2.5d":
+            kernels = ((5, 3, 3), (1, 3, 3))
+            parameters = {**plane, "kernels": kernels[: len(parameters.get("widths", kernels))], **parameters}
+        return cls(**parameters)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -82,80 +132,219 @@ class UNetConfig:
         for key in values:
             if key not in known:
                 raise ModelError(f"a U-Net has no parameter {key!r}", nearest(str(key), known))
-        parsed: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        return cls(**parsed)
+        return cls(**{key: _tuples(value) for key, value in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, texts and lists: what YAML and JSON can hold."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: _lists(value) for key, value in asdict(self).items()}
 
 
 class UNet(nn.Module):
-    """The network of `UNetConfig`: (N, in_channels, Z, Y, X) float32 -> logits (N, out_channels, Z, Y, X).
+    """The network of `UNetConfig`: (N, in_channels, Z, Y, X) float32 -> (N, out_channels, Z, Y, X) without activation.
 
-    Z, Y and X must be multiples of `config.stride`.
+    Z, Y and X must be multiples of `config.stride`; those of the output are `config.upsampling` times as long.
     """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        widths = config.widths
-        kernels = [config.first_kernel] + [(3, 3, 3)] * (len(widths) - 1)
-        inputs = (config.in_channels, *widths[:-1])
+        widths, kernels, steps = config.widths, config.level_kernels, config.steps
+        has_stem = max(config.stem) > 1
+        self.stem = _strided(config.in_channels, widths[0], config.stem) if has_stem else nn.Identity()
+        inputs = (widths[0] if has_stem else config.in_channels, *widths[:-1])
         self.down = nn.ModuleList(
             _ResidualBlock(before, width, kernel, config.norm)
             for before, width, kernel in zip(inputs, widths, kernels, strict=True)
         )
-        self.pool = nn.MaxPool3d(2)
+        self.pools = nn.ModuleList(nn.MaxPool3d(step) for step in steps)
         self.grow = nn.ModuleList(
-            nn.ConvTranspose3d(coarse, fine, kernel_size=2, stride=2) for fine, coarse in pairwise(widths)
+            _Growth(coarse, fine, kernel_size=step, stride=step)
+            for (fine, coarse), step in zip(pairwise(widths), steps, strict=True)
         )
         self.up = nn.ModuleList(
             _ResidualBlock(2 * width, width, kernel, config.norm)
             for width, kernel in zip(widths[:-1], kernels[:-1], strict=True)
         )
-        self.head = nn.Conv3d(widths[0], config.out_channels, kernel_size=1)
+        self.finer = tuple(a * b for a, b in zip(config.stem, config.upsampling, strict=True))
+        kernel = kernels[0] if prod(self.finer) > 1 else (1, 1, 1)
+        head = _Pointwise if max(kernel) == 1 else nn.Conv3d
+        self.head = head(widths[0], config.out_channels * prod(self.finer), kernel, padding=_same(kernel))
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits of every voxel."""
-        skips: list[torch.Tensor] = []
-        x = image
-        for level, block in enumerate(self.down):
-            x = block(x if level == 0 else self.pool(x))
-            skips.append(x)
-        skips.pop()
-        for grow, block in zip(reversed(self.grow), reversed(self.up), strict=True):
-            x = block(torch.cat((skips.pop(), grow(x)), dim=1))
-        logits: torch.Tensor = self.head(x)
-        return logits
+    def forward(self, image: torch.Tensor, margin: Triple = (0, 0, 0)) -> torch.Tensor:
+        """The output of every voxel, or of those that lie `margin` voxels (multiples of the stride) inside the image.
+
+        The way up, which is most of the work, then computes what these voxels depend on and no more.
+        """
+        joined, needed, last = self._margins(margin)
+        x = self.down[0](self.stem(image))
+        skips = []
+        for pool, block, inner in zip(self.pools, self.down[1:], joined, strict=True):
+            skips.append(_trimmed(x, inner))
+            x = block(pool(x))
+        for level in reversed(range(len(skips))):
+            x = self.grow[level](_trimmed(x, needed[level]))
+            x = self.up[level](torch.cat((skips.pop(), x), dim=1))
+        return _to_space(_trimmed(self.head(x), last), self.finer)
+
+    def _margins(self, margin: Triple) -> tuple[list[Triple], list[Triple], Triple]:
+        """What can be left out on every side, in voxels of the level: where the two ways join, from what then comes up
+        from the next level, and from the last output.
+
+            needed of a block's output -> two convolutions wider -> whole steps of the pool -> needed of the next level
+        """
+        config = self.config
+        head = tuple(k // 2 for k in self.head.kernel_size)
+        left = tuple(m // s for m, s in zip(margin, config.stem, strict=True))
+        wanted = tuple(max(0, m - h) for m, h in zip(left, head, strict=True))
+        joined: list[Triple] = []
+        coming: list[Triple] = []
+        for kernel, step in zip(config.level_kernels[:-1], config.steps, strict=True):
+            inner = tuple(max(0, w - 2 * (k // 2)) // s * s for w, k, s in zip(wanted, kernel, step, strict=True))
+            joined.append((inner[0], inner[1], inner[2]))
+            coming.append(_less(wanted, inner))
+            wanted = tuple(i // s for i, s in zip(inner, step, strict=True))
+        # Of what a level gives to the one above, its own join has left out some already; the coarsest has not.
+        needed = [*coming[1:], _less(wanted, (0, 0, 0))] if joined else []
+        return joined, needed, _less(left, joined[0] if joined else (0, 0, 0))
+
+    def encoder(self) -> Iterator[nn.Parameter]:
+        """Parameters of the way down: what is kept as it is when a trained network is fitted to new images."""
+        yield from self.stem.parameters()
+        yield from self.down.parameters()
+
+    def fold(self) -> Self:
+        """Put stored statistics into the convolutions before them, in place; for a trained network that is applied."""
+        for module in self.modules():
+            if isinstance(module, _ResidualBlock):
+                module.fold()
+        return self
 
 
 class _ResidualBlock(nn.Module):
     """Two convolutions, each normalised, added to the input (brought to the same width by a 1x1x1 convolution)."""
 
-    def __init__(self, before: int, width: int, kernel: tuple[int, int, int], norm: str) -> None:
+    def __init__(self, before: int, width: int, kernel: Triple, norm: str) -> None:
         super().__init__()
-        same = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-        self.first = nn.Conv3d(before, width, kernel, padding=same, bias=False)
+        has_bias = norm == "none"
+        self.first = nn.Conv3d(before, width, kernel, padding=_same(kernel), bias=has_bias)
         self.first_norm = _norm(norm, width)
-        self.second = nn.Conv3d(width, width, kernel, padding=same, bias=False)
+        self.second = nn.Conv3d(width, width, kernel, padding=_same(kernel), bias=has_bias)
         self.second_norm = _norm(norm, width)
-        self.shortcut = nn.Identity() if before == width else nn.Conv3d(before, width, kernel_size=1)
+        self.shortcut = nn.Identity() if before == width else _Pointwise(before, width, kernel_size=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        inner = torch.relu(self.first_norm(self.first(x)))
+        inner = torch.relu_(self.first_norm(self.first(x)))
         inner = self.second_norm(self.second(inner))
-        return torch.relu(inner + self.shortcut(x))
+        return torch.relu_(inner.add_(self.shortcut(x)))  # in place: a fifth of the time went into new arrays
+
+    def fold(self) -> None:
+        for name in ("first", "second"):
+            norm = getattr(self, f"{name}_norm")
+            if isinstance(norm, nn.BatchNorm3d):
+                setattr(self, name, fuse_conv_bn_eval(getattr(self, name), norm))
+                setattr(self, f"{name}_norm", nn.Identity())
+
+
+class _Pointwise(nn.Conv3d):
+    """A 1x1x1 convolution as one product of matrices, in the order the voxels lie in: torch's own takes a slow way on a
+    CPU and turns channels-last arrays round (a fifth of a network's time)."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        weight = self.weight.flatten(1)
+        if _is_channels_last(input):
+            return linear(input.permute(0, 2, 3, 4, 1), weight, self.bias).permute(0, 4, 1, 2, 3)
+        product = weight @ input.flatten(2)
+        product = product if self.bias is None else product + self.bias[:, None]
+        output: torch.Tensor = product.reshape(*product.shape[:2], *input.shape[2:])
+        return output
+
+
+class _Growth(nn.ConvTranspose3d):
+    """A transposed convolution whose kernel is its stride: every voxel becomes a small box of them, by one product of
+    matrices. Channels-last arrays stay so."""
+
+    def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        if not _is_channels_last(input):
+            return super().forward(input, output_size)
+        n, _, z, y, x = input.shape
+        _, channels, a, b, c = self.weight.shape
+        weight = self.weight.permute(2, 3, 4, 1, 0).flatten(0, 3)
+        boxes = linear(input.permute(0, 2, 3, 4, 1), weight).reshape(n, z, y, x, a, b, c, channels)
+        grown = boxes.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(n, z * a, y * b, x * c, channels)
+        return (grown if self.bias is None else grown.add_(self.bias)).permute(0, 4, 1, 2, 3)
+
+
+def _is_channels_last(x: torch.Tensor) -> bool:
+    """Whether the channels of a voxel lie side by side; arrays of one channel count as well."""
+    return x.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def _strided(before: int, width: int, stride: Triple) -> nn.Module:
+    """A convolution that makes one voxel of `stride` of them, seen with half as many on either side."""
+    z, y, x = ((s + 2 * max(1, s // 2), max(1, s // 2)) for s in stride)
+    return nn.Conv3d(before, width, (z[0], y[0], x[0]), stride=stride, padding=(z[1], y[1], x[1]))
+
+
+def _less(a: tuple[int, ...], b: tuple[int, ...]) -> Triple:
+    z, y, x = (p - q for p, q in zip(a, b, strict=True))
+    return z, y, x
+
+
+def _trimmed(x: torch.Tensor, margin: Triple) -> torch.Tensor:
+    """Without `margin` voxels on every side; a copy, which lets the whole go."""
+    if max(margin) == 0:
+        return x
+    z, y, x_margin = margin
+    inner = x[:, :, z : x.shape[2] - z, y : x.shape[3] - y, x_margin : x.shape[4] - x_margin]
+    return inner.contiguous(memory_format=torch.channels_last_3d if _is_channels_last(x) else torch.contiguous_format)
+
+
+def _to_space(x: torch.Tensor, finer: tuple[int, ...]) -> torch.Tensor:
+    """Channels as voxels of a finer grid: (N, C * fz * fy * fx, Z, Y, X) -> (N, C, Z * fz, Y * fy, X * fx).
+
+    The three-dimensional form of Shi et al. 2016 (CVPR), doi:10.1109/CVPR.2016.207.
+    """
+    if prod(finer) == 1:
+        return x
+    n, _, z, y, x_size = x.shape
+    fz, fy, fx = finer
+    split = x.reshape(n, -1, fz, fy, fx, z, y, x_size).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return split.reshape(n, -1, z * fz, y * fy, x_size * fx)
 
 
 def _norm(norm: str, width: int) -> nn.Module:
+    if norm == "none":
+        return nn.Identity()
     if norm == "batch":
         return nn.BatchNorm3d(width)
+    if norm == "instance":
+        return nn.GroupNorm(width, width)
     return nn.GroupNorm(width // 8 if width % 8 == 0 else 1, width)
+
+
+def _same(kernel: Triple) -> Triple:
+    """Padding that keeps the shape."""
+    return kernel[0] // 2, kernel[1] // 2, kernel[2] // 2
+
+
+def _filled(values: tuple[Triple, ...], count: int) -> tuple[Triple, ...]:
+    return (*values, *[values[-1]] * (count - len(values)))[:count]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_triple(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(map(_is_count, value))
 
 
 def _check(good: bool, name: str, value: object, wanted: str) -> None:

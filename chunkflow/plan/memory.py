@@ -25,7 +25,7 @@ A worker that compiles kernels, once per installation, takes up to 100 MiB more.
 TORCH_BYTES = 320 * 2**20
 """What torch adds once a small network has run: 310 MiB measured on a CPU."""
 
-PRODUCT_TYPES = {"mask": "uint8", "valid": "uint8"}
+PRODUCT_TYPES = {"mask": "uint8", "valid": "uint8", "classes": "uint8"}
 """Types of products that are not float32 and may not be stored."""
 
 

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 import pydantic
 import yaml
 
-from chunkflow.errors import ConfigError, InputNotFoundError, nearest
+from chunkflow.errors import ConfigError, InputNotFoundError, UsageError, nearest
 from chunkflow.geometry.box import Triple
 from chunkflow.geometry.scale import MicrometerTriple
+from chunkflow.plan.threshold_files import shared_threshold
+from chunkflow.stages.apply import Apply
 from chunkflow.stages.base import Stage
 from chunkflow.stages.correct import Correct
 from chunkflow.stages.deconvolve import Deconvolve
@@ -25,13 +27,14 @@ from chunkflow.stages.instances import Instances
 from chunkflow.stages.label import Label
 from chunkflow.stages.measure import Measure
 from chunkflow.stages.parameters import check_parameters
-from chunkflow.stages.predict import Predict
+from chunkflow.stages.pixels import PixelClassifier
+from chunkflow.stages.predict import Predict, packaged
 from chunkflow.stages.psf import Psf
 from chunkflow.stages.pyramid import PyramidMode
 from chunkflow.stages.resample import Resample
-from chunkflow.stages.segment import Segment
 from chunkflow.stages.skeleton import Skeleton
 from chunkflow.stages.threshold import Threshold
+from chunkflow.stages.vesselness import Vesselness
 from chunkflow.storage.omezarr import open_volume
 from chunkflow.storage.tiff import read_tiff
 
@@ -43,17 +46,30 @@ T = TypeVar("T")
 
 STAGES: dict[str, type[Any]] = {
     stage.key: stage
-    for stage in (Correct, Deconvolve, Resample, Predict, Threshold, Label, Instances, Segment, Skeleton, Measure)
+    for stage in (
+        Correct,
+        Deconvolve,
+        Resample,
+        Apply,
+        Predict,
+        PixelClassifier,
+        Vesselness,
+        Threshold,
+        Label,
+        Instances,
+        Skeleton,
+        Measure,
+    )
 }
 """Stages by the name users give them, in the only order that makes sense; of `NUMBERING`, one."""
 
-NUMBERING = ("label", "instances", "segment")
-"""Stages that say what an object is."""
+NUMBERING = ("apply", "label", "instances")
+"""Stages that say what an object is; `apply` unless it makes an image."""
 
 READ = ("measured", "measured_um", "dark_image", "flat_image")
 """Parameters that are read from the files that others name, and not written out."""
 
-SAVED = ("image", "probability", "mask", "labels", "skeleton")
+SAVED = ("image", "probability", "classes", "mask", "labels", "skeleton")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +109,7 @@ class OutputOptions:
     """What is written, and how.
 
     path : folder of the result
-    save : arrays to keep, of image, probability, mask, labels, skeleton
+    save : arrays to keep, of image, probability, classes, mask, labels, skeleton
     format : OME-Zarr "0.5" (sharded) or "0.4"
     shard, chunk : voxels per file and per read; blocks must then be multiples
     pyramid : "auto"; "xy": never coarser in z; "none"
@@ -150,18 +166,24 @@ class Pipeline:
                 raise ConfigError(f"stage {after} stands twice", "Keep one of them")
             if order.index(before) > order.index(after):
                 raise ConfigError(f"stage {after} stands behind {before}", f"The order is {', '.join(order)}")
-        numbering = [key for key in NUMBERING if key in keys]
+        numbering = numbering_of(self.stages)
         if len(numbering) > 1:
             raise ConfigError(
                 f"{' and '.join(numbering)} both number objects",
-                "Keep one: instances or segment where objects touch",
+                "Keep one: instances where objects touch, or apply, which can make an image instead: output: image",
             )
-        predict = next((stage for stage in self.stages if isinstance(stage, Predict)), None)
-        if predict is not None and predict.threshold is not None and "threshold" in keys:
-            raise ConfigError(
-                f"predict has threshold {predict.threshold} and a threshold stage follows",
-                "Set predict's threshold to null, or leave the stage out",
-            )
+        predictors = [
+            stage for stage in self.stages if isinstance(stage, Predict | PixelClassifier) and not _makes_image(stage)
+        ]
+        if len(predictors) > 1:
+            raise ConfigError("predict and pixels both make a probability", "Keep one of them")
+        for stage in predictors:
+            decides = stage.says_foreground if isinstance(stage, Predict) else stage.threshold is not None
+            if decides and "threshold" in keys:
+                raise ConfigError(
+                    f"{stage.key} says what foreground is (threshold {stage.threshold}) and a threshold stage follows",
+                    f"Set threshold of {stage.key} to null, or leave the stage out",
+                )
         if self.block != "auto" and min(self.block) < 1:
             raise ConfigError(f"block {list(self.block)} is not positive", "Give voxels for z, y, x, or auto")
 
@@ -236,6 +258,15 @@ class Pipeline:
         return make_plan(self, volume, output, block=block, memory=memory, workers=workers, resume=resume)
 
 
+def numbering_of(stages: Sequence[Stage]) -> list[str]:
+    """Keys of the stages that say what an object is."""
+    return [stage.key for stage in stages if stage.key in NUMBERING and not _makes_image(stage)]
+
+
+def _makes_image(stage: Stage) -> bool:
+    return bool(getattr(stage, "makes_image", False))
+
+
 def _stage_sections(value: Any) -> dict[str, dict[str, Any]]:
     """Values by stage name, in order; a bare name takes all defaults."""
     if not isinstance(value, list):
@@ -282,10 +313,11 @@ def _parse(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     """The dataclass with these values; errors name the key."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} is {values!r}, not keys and values", "Write key: value lines")
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    known = {_key(f.name): f.name for f in fields(kind)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
             raise ConfigError(f"unknown key {key!r} in {where}", nearest(str(key), known))
+    values = {known[key]: value for key, value in values.items()}
     if kind is Deconvolve and isinstance(values.get("psf"), Mapping):
         values = {**values, "psf": _parse_psf(values["psf"])}
     if kind is OutputOptions and isinstance(values.get("format"), float):
@@ -297,8 +329,15 @@ def _parse(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         cause = first.get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
             raise cause from error
-        key = ".".join(str(part) for part in first["loc"][:1])
+        if isinstance(cause, UsageError):
+            raise ConfigError(f"{where}: {cause.what}", cause.remedy) from error
+        key = ".".join(_key(str(part)) for part in first["loc"][:1])
         raise ConfigError(f"{where}: {key} is {first['input']!r}: {first['msg']}", "Correct the value") from error
+
+
+def _key(name: str) -> str:
+    """A parameter as files call it: `from_`, since `from` is a word of Python's, is `from`."""
+    return name.removesuffix("_")
 
 
 def _parse_psf(values: Mapping[str, Any]) -> Psf | dict[str, Psf]:
@@ -330,7 +369,12 @@ def _resolved(stage: T, folder: Path) -> T:
         return replace(stage, psf=psf)
     if isinstance(stage, Measure):
         return replace(stage, regions=_relative(stage.regions, folder))
-    if isinstance(stage, Predict | OutputOptions) and stage.path is not None:
+    if isinstance(stage, Threshold) and isinstance(stage.from_, str):
+        path = str(folder / stage.from_)
+        return replace(stage, from_=path, value=shared_threshold(path, stage.value))
+    if isinstance(stage, Predict):
+        return replace(stage, path=packaged(stage.path, folder))
+    if isinstance(stage, PixelClassifier | OutputOptions) and stage.path is not None:
         return replace(stage, path=str(folder / stage.path))
     return stage
 
@@ -369,7 +413,7 @@ def _read_stack(path: str, called: str) -> tuple[Any, MicrometerTriple | None]:
 def _plain(value: Any) -> Any:
     """Dataclasses as dicts, tuples as lists, arrays left out: what YAML and JSON hold."""
     if is_dataclass(value) and not isinstance(value, type):
-        named = {f.name: getattr(value, f.name) for f in fields(value)}
+        named = {_key(f.name): getattr(value, f.name) for f in fields(value)}
         return {name: _plain(v) for name, v in named.items() if name not in READ}
     if isinstance(value, Mapping):
         return {name: _plain(v) for name, v in value.items()}

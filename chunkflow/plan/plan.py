@@ -28,8 +28,8 @@ from chunkflow.plan.fingerprint import fingerprint
 from chunkflow.plan.pipeline import Pipeline
 from chunkflow.stages import pyramid
 from chunkflow.stages.base import ArraySpec, Draft, Flow, boxes_of_chain
+from chunkflow.stages.infer import InferCores, InferViews
 from chunkflow.stages.label import Label
-from chunkflow.stages.predict import Infer
 from chunkflow.stages.scan import Scan
 from chunkflow.storage.identity import identity
 from chunkflow.storage.layout import ArrayLayout, layout_for_core
@@ -125,7 +125,7 @@ class Plan:
     @property
     def process_bytes(self) -> int:
         """What a worker process takes before it holds any voxel."""
-        has_network = any(isinstance(step, Infer) for p in self.passes for step in p.draft.steps)
+        has_network = any(isinstance(step, InferCores | InferViews) for p in self.passes for step in p.draft.steps)
         return memory.PROCESS_BYTES + (memory.TORCH_BYTES if has_network else 0)
 
     @property
@@ -417,6 +417,7 @@ def drafts_of(
         block=block,
         save=frozenset(pipeline.output.save),
         wants=frozenset(stage.key for stage in stages),
+        image_by=next((stage.key for stage in reversed(stages) if getattr(stage, "makes_image", False)), ""),
         nodata=options.nodata,
         has_mask=mask is not None,
         expansion=options.expansion,
@@ -436,9 +437,13 @@ def drafts_of(
 def _saved(pipeline: Pipeline, drafts: Sequence[Draft]) -> list[ArraySpec]:
     """The arrays that are kept."""
     made = {spec.name: spec for draft in drafts for spec in draft.writes}
-    for name in ("probability", "mask"):
+    makers = {
+        "probability": "predict or pixels",
+        "classes": "predict: {output: classes}",
+        "mask": "threshold, or predict with one, and label",
+    }
+    for name, stage in makers.items():
         if name in pipeline.output.save and name not in made:
-            stage = "predict" if name == "probability" else "threshold, or predict with a threshold, and label"
             raise ConfigError(f"output: save names {name}, which nothing makes", f"Add {stage}, or leave it out")
     return [made[name] for name in pipeline.output.save if name in made]
 

@@ -19,8 +19,10 @@ from typing import Any
 
 import yaml
 
+from chunkflow.plan.pipeline import SAVED
 from chunkflow.report.facts import RunFacts
 from chunkflow.report.html import counted, date, duration, html_table, number, percent, short, sides
+from chunkflow.stages import infer
 
 
 def what_ran(run: RunFacts) -> str:
@@ -39,6 +41,7 @@ def what_ran(run: RunFacts) -> str:
         "missing chunks": number(source["missing_chunks"]) if source["missing_chunks"] else "",
         "result": f"{sides(output['shape'])} voxels of {sides(output['voxel_um'])} µm",
         "output": output["path"],
+        "network": _network(run.plan["facts"].get("network")),
         "blocks": f"{sides(run.plan['block'])} voxels",
         "device": device,
         "machine": str(start.get("host", "")),
@@ -56,6 +59,11 @@ def what_ran(run: RunFacts) -> str:
         + "<h3>Stages and their parameters</h3>"
         + html_table((), stages, texts={0, 1}, kind="facts")
     )
+
+
+def _network(facts: Mapping[str, Any] | None) -> str:
+    """Which network it was, and how it was applied."""
+    return "" if facts is None else f"{facts['path']} (SHA-256 {facts['digest'][:16]}...): {infer.described(facts)}"
 
 
 def _value_facts(limits: Mapping[str, Any]) -> str:
@@ -136,9 +144,7 @@ def how_to_open(run: RunFacts) -> str:
     if (out / "image.ome.zarr").is_dir():
         command = f"napari --plugin napari-ome-zarr {shlex.quote(str(out / 'image.ome.zarr'))}"
         parts.append(("In napari", "A shell line; needs napari and napari-ome-zarr.", command))
-    layers = [
-        name for name in ("image", "probability", "mask", "labels", "skeleton") if getattr(run.result, name) is not None
-    ]
+    layers = [name for name in SAVED if getattr(run.result, name) is not None]
     if layers:
         parts.append(("In Neuroglancer", "Python; prints a link for the browser.", _neuroglancer(out, layers)))
     names = [name for name in ("objects", "branches", "nodes") if run.table(name) is not None]

@@ -266,7 +266,8 @@ def _against_truth(found: Mapping[str, float], truth: Mapping[str, float], toler
 def _threshold(run: RunFacts) -> str:
     merged, stage = run.values("threshold"), run.stages.get("threshold")
     if merged is None:
-        fixed = (stage or run.stages.get("predict") or {}).get("threshold" if stage is None else "value")
+        predicted = run.plan["facts"].get("network") or run.stages.get("pixels") or {}
+        fixed = predicted.get("threshold") if stage is None else stage.get("value")
         return "" if fixed is None else f"<p>Foreground is what lies above {short(fixed)}, fixed by the pipeline.</p>"
     counts, edges = merged["histogram"], merged["edges"]
     value = float(merged["threshold"][0])

@@ -16,7 +16,7 @@ from pathlib import Path
 from chunkflow.plan.plan import Plan
 from chunkflow.storage.layout import ArrayLayout, objects_of
 
-LABEL_NAMES = {"labels": "objects", "skeleton": "skeleton", "mask": "mask"}
+LABEL_NAMES = {"labels": "objects", "skeleton": "skeleton", "mask": "mask", "classes": "classes"}
 
 
 def run_folder(output: Path) -> Path:

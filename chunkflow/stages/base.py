@@ -95,8 +95,11 @@ class BlockStep(Protocol):
     """A pure function of one block. Frozen dataclass; its fields are its parameters."""
 
     version: ClassVar[int]
-    produces: ClassVar[tuple[str, ...]]
     on_device: ClassVar[bool]  # runs on cupy arrays as on numpy arrays; others move what they need to the host
+
+    @property
+    def produces(self) -> tuple[str, ...]:
+        """Names of the arrays it makes."""
 
     def reads(self, out: Box) -> Mapping[str, Box]:
         """Voxels needed per array to compute `out`, before clipping to the arrays."""
@@ -224,9 +227,12 @@ class Flow:
     input_range : the merge that holds the exact range of the input
     euler : the pass that records Euler characteristics; graph : the merge that holds the graph
     save : names of the arrays the user keeps; wants : keys of all stages of the pipeline
+    image_by : the last stage that makes the image (`makes_image`), whose array is named "image"; "" where none does
     expansion : how many times the specimen was swollen; scales are those of the specimen before that
     channel, channel_number, optics : which channel of the image it is, and what the image's metadata says of its
         optics (see `storage.volume`)
+    reliefs : arrays by what a network says they are, "borders" or "distances"
+    finer : voxels per voxel of the grid that `resampling` and the input lead to, where a network made it finer
     channels, regions : what `measure` names beside the input
     facts : what stages decided while planning, for people; warnings : sentences for the user
     """
@@ -240,6 +246,7 @@ class Flow:
     block: Triple
     save: frozenset[str]
     wants: frozenset[str]
+    image_by: str = ""
     nodata: float | None = None
     has_mask: bool = False
     resampling: Resampling | None = None
@@ -261,6 +268,8 @@ class Flow:
     channel: str = ""
     channel_number: int = 0
     optics: Mapping[str, Any] = field(default_factory=dict)
+    reliefs: Mapping[str, str] = field(default_factory=dict)
+    finer: Triple = (1, 1, 1)
     channels: tuple[ChannelImage, ...] = ()
     regions: RegionImage | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -331,6 +340,12 @@ def hull(boxes: Sequence[Box]) -> Box:
 def host(array: Any) -> NDArray[Any]:
     """`array` in host memory, contiguous: for kernels written for the CPU."""
     return np.ascontiguousarray(to_host(array))
+
+
+def table_of(record: Record, table: str) -> dict[str, NDArray[Any]]:
+    """The columns of one of the tables in a record, which names them "table.column"."""
+    start = table + "."
+    return {name[len(start) :]: column for name, column in record.items() if name.startswith(start)}
 
 
 def iterate(records: Sequence[Record]) -> Iterator[Record]:

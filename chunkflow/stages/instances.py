@@ -213,23 +213,24 @@ class SeamEdges:
 class Instances:
     """Objects that touch, told apart by a watershed of the foreground. Stands in place of label.
 
-    on : "distance" to the background, in um; or "intensity", of what the segmentation saw
+    on : "distance" to the background, in um; "intensity", of what the segmentation saw; "predicted-borders" or
+        "predicted-distances", what `predict` was told to make of a network's outputs
     bright : where the intensity is high: "inside" objects or at their "borders"
     h : a minimum of the relief is a seed if the relief must rise by more than this to leave it for a lower one; in um,
-        by default a quarter of the shortest side of a voxel, or in units of the intensity, without a default
+        by default a quarter of the shortest side of a voxel, or in units of what it is on, without a default
     smooth_um : sigma of a Gaussian applied to the relief first, in um; 0 is none; by default the shortest side of a
-        voxel for a distance, whose plateaus it parts, and none for an intensity
+        voxel for a distance, whose plateaus it parts, and none for all else
     min_seed_distance_um : of two seeds no farther from each other, the lower stays; connected foreground keeps one
     agglomerate : instances become one while the boundary between them is, in the mean over its voxel faces, deeper than
-        this many um inside the foreground (on a distance), brighter than this grey value (on an intensity, bright
-        inside) or darker than it (bright borders), the most open boundary first; null is off. Of the two voxels of a
-        face counts the shallower, dimmer or brighter one, smoothed as the relief is
+        this many um inside the foreground (on a distance), brighter than this value (bright inside, or predicted
+        distances) or darker than it (bright or predicted borders), the most open boundary first; null is off. Of the
+        two voxels of a face counts the shallower, dimmer or brighter one, smoothed as the relief is
     connectivity : 6, 18 or 26
     min_voxels : instances of fewer voxels are dropped, after merging, and the others numbered without them
     min_volume_um3 : the same in um^3; give one of the two
     """
 
-    on: Literal["distance", "intensity"] = "distance"
+    on: Literal["distance", "intensity", "predicted-borders", "predicted-distances"] = "distance"
     bright: Literal["inside", "borders"] = "inside"
     h: float | None = None
     smooth_um: float | None = None
@@ -243,8 +244,8 @@ class Instances:
 
     def __post_init__(self) -> None:
         check_parameters(self, self.key)
-        if self.on == "intensity" and self.h is None:
-            raise ConfigError("instances: on intensity h has no default", "Give the depth of a seed in grey values")
+        if self.on != "distance" and self.h is None:
+            raise ConfigError(f"instances: on {self.on} h has no default", "Give the depth of a seed in its units")
         for name in ("h", "smooth_um", "min_seed_distance_um", "min_voxels", "min_volume_um3"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"instances: {name} {getattr(self, name)} is negative", "Use 0 for none")
@@ -292,7 +293,7 @@ class Instances:
     @property
     def _is_high_outside(self) -> bool:
         """Whether the relief is the intensity as it is; otherwise a depth or an intensity turned over."""
-        return self.on == "intensity" and self.bright == "borders"
+        return self.on == "predicted-borders" or (self.on == "intensity" and self.bright == "borders")
 
     def _foreground(self, flow: Flow) -> tuple[tuple[BlockStep, ...], tuple[str, ...]]:
         if flow.kind == "labels":
@@ -310,17 +311,28 @@ class Instances:
         usual = min(flow.scale.voxel_um) if self.on == "distance" else 0.0
         sigma_um = usual if self.smooth_um is None else self.smooth_um
         z, y, x = (sigma_um / v for v in flow.scale.voxel_um)
-        if self.on == "intensity":
-            if flow.signal is None:
-                raise ConfigError(f"instances: the input is {flow.kind}, without intensities", "Use on: distance")
+        if self.on != "distance":
             unit = 1.0 if self._is_high_outside else -1.0
-            return Relief(array=flow.signal, unit=unit, sigma_vox=(z, y, x), valid=flow.valid), ()
+            return Relief(array=self._source(flow), unit=unit, sigma_vox=(z, y, x), valid=flow.valid), ()
         weights, unit_um = spacing_weights(flow.shape, flow.scale.voxel_um)
         # The sides of the volume are not background: objects that the field of view cuts keep their depth at the cut.
         drafts = distance_drafts(
             flow.shape, flow.grid.core, labels="mask", name="depth", weights=weights, open_ends=True
         )
         return Relief(array="depth", unit=-unit_um, sigma_vox=(z, y, x), valid=None), drafts
+
+    def _source(self, flow: Flow) -> str:
+        """The array whose values are the relief."""
+        if self.on == "intensity":
+            if flow.signal is None:
+                raise ConfigError(f"instances: the input is {flow.kind}, without intensities", "Use on: distance")
+            return flow.signal
+        wanted = self.on.removeprefix("predicted-")
+        if wanted not in flow.reliefs:
+            raise ConfigError(
+                f"instances: on {self.on}, which no stage before it makes", f"Name them: predict: {{{wanted}: ...}}"
+            )
+        return flow.reliefs[wanted]
 
     def _seams(self, flow: Flow, source: str) -> Draft:
         step = SeamEdges(source=source, connectivity=self.connectivity)

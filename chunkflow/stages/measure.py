@@ -358,6 +358,12 @@ class Measure:
         return drafts, replace(flow, euler=euler)
 
     def _sums(self, flow: Flow) -> Sums:
+        if max(flow.finer) > 1 and (self.intensity == "raw" or flow.channels or flow.regions):
+            raise ConfigError(
+                f"measure: the network made the grid {flow.finer} times finer than that of the input, whose voxels, "
+                "channels and regions do not lie on it",
+                "Use intensity: image or none, and no channels or regions",
+            )
         if flow.kind != "image" or self.intensity == "none":
             return Sums(intensity=None, dtype="uint8", resampling=None, limits="")
         if self.intensity == "image":

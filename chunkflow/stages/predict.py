@@ -1,203 +1,339 @@
 """A network over the whole volume: patches on one lattice, fixed weights, so that blocks change nothing.
 
-Each block computes every patch that touches its core and blends them there. Neighbouring blocks compute the patches
-on their common border twice; blocks several patches wide keep that small.
+    predict-histogram   counts of grey values                      -> predict-scale: offset and scale of the volume
+    predict-patches     where patches are blended: outputs of whole patches, side by side
+    predict             patches of the lattice -> what the user wants of the outputs -> predict-range
+
+What the network's own file says of its use (`models.usage`) fills in what the user leaves open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from chunkflow.backend import array_module
-from chunkflow.errors import ConfigError, ModelError
+from chunkflow.errors import ConfigError, ModelError, nearest
 from chunkflow.geometry.box import Box, Triple, triple
-from chunkflow.kernels import blend, threshold
+from chunkflow.geometry.scale import Scale
 from chunkflow.models import load
-from chunkflow.models.predict import predict
-from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Merged, Output, Record, Region, View
+from chunkflow.models.predict import Application
+from chunkflow.models.trace import peak_bytes, reach
+from chunkflow.models.usage import Normalization
+from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Output, View
+from chunkflow.stages.infer import BlendViews, InferCores, InferViews, Network, Product, facts_of
+from chunkflow.stages.normalize import scale_drafts
 from chunkflow.stages.parameters import check_parameters
-from chunkflow.stages.scan import Range, range_draft
-from chunkflow.stages.threshold import Above, Histogram, bins_of, counted
+from chunkflow.stages.patches import Mode, PatchLattice, PatchWishes, settled
+from chunkflow.stages.scan import DATA, INSIDE, Range, range_draft
+from chunkflow.stages.threshold import Above
 
-Percentiles = tuple[float, float]
+Channel = int | str
 
-
-@lru_cache(maxsize=2)
-def _model(path: str, digest: str, device: str) -> load.Model:
-    """The network, once per process. A file that changed since the plan is refused."""
-    found = load.digest_of(path)
-    if found != digest:
-        raise ModelError(f"the network {path} is not the one the run was planned with", "Plan the run again")
-    return load.load_model(path, device=device)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Infer:
-    """Probability of one class over a core."""
-
-    array: str
-    path: str = field(metadata={"fingerprint": False})  # its digest says what it is
-    digest: str
-    starts: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-    patch: Triple
-    batch: int
-    activation: str
-    channel: int
-    normalised: bool
-    shape: Triple
-
-    version: ClassVar[int] = 1
-    produces: ClassVar[tuple[str, ...]] = ("probability",)
-    on_device: ClassVar[bool] = True
-
-    def reads(self, out: Box) -> Mapping[str, Box]:
-        start, stop = blend.read_box(out.start, out.stop, self.starts, self.patch, self.shape)
-        return {self.array: Box(start, stop)}
-
-    def run(self, view: View, out: Box) -> Output:
-        region = view.regions[self.array]
-        xp = array_module(region.data)
-        image = region.data.astype(xp.float32)
-        if self.normalised:
-            low, high = (np.float32(v) for v in view.values["percentiles"]["percentiles"])
-            image = (image - low) / (high - low)
-        at = [
-            triple(tuple(line[i] for line, i in zip(self.starts, index, strict=True)))
-            for index in blend.patches_touching(out.start, out.stop, self.starts, self.patch)
-        ]
-        weights = xp.asarray(blend.gaussian_weights(self.patch))
-        predicted = self._predictions(xp, Region(region.box, image), at, view.device)
-        return Output(arrays={"probability": blend.blend(predicted, weights, core_start=out.start, core_stop=out.stop)})
-
-    def _predictions(
-        self, xp: Any, image: Region, starts: Sequence[Triple], device: str
-    ) -> Iterator[tuple[Triple, Any]]:
-        """Each patch with its first voxel, a batch computed at a time."""
-        model = _model(self.path, self.digest, device)
-        for first in range(0, len(starts), self.batch):
-            group = starts[first : first + self.batch]
-            patches = xp.stack([blend.cut_patch(image.data, image.box.start, s, self.patch, self.shape) for s in group])
-            probabilities = predict(
-                model, patches[:, None], activation=self.activation, channel=self.channel, batch=self.batch
-            )
-            yield from zip(group, probabilities, strict=True)
-
-    def working_bytes(self, out: Triple) -> int:
-        # Activations: about 40 floats per voxel at full resolution in the networks we ship, measured on widths 16-64.
-        return 16 * prod(out) + self.batch * prod(self.patch) * 4 * 160 + 32 * 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergePercentiles:
-    """Two percentiles of the whole volume, for normalisation."""
-
-    percentiles: Percentiles
-    dtype: str
-    array: str
-    limits: str
-
-    version: ClassVar[int] = 1
-
-    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        bins = bins_of(values[self.limits], self.dtype, self.array)
-        counts = counted(records["network-histogram"], bins)
-        low, high = (threshold.percentile(counts, bins, q) for q in self.percentiles)
-        if not low < high:
-            raise ConfigError(
-                f"predict: percentiles {list(self.percentiles)} of the volume are both {low}",
-                "Take them further apart, or set nodata",
-            )
-        return Merged({"percentiles": np.array([low, high])})
-
-    def working_bytes(self, blocks: int) -> int:
-        return 4 * 65536 * 8
+MODELS = Path(load.__file__).parent / "weights"
+"""Networks that come with the package; a bare name that is one of theirs means it."""
+OTHER_SIZE = 0.1
+"""Of the voxel size that a network was trained for: beyond it the user is told."""
+RELIEFS = {"borders": "predicted-borders", "distances": "predicted-distances"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predict:
-    """Foreground probability from a network.
+    """What a network says of every voxel.
 
-    path : a network that `chunkflow.models.load` reads
-    patch, overlap : voxels of a patch and of what neighbours share; patch - overlap is a multiple of the stride
+    path : a network that `chunkflow.models.load` reads, or the name of one that comes with the package
+    trust : SHA-256 of a pickled module that may run its code; others are refused
+    output : "probability" of `channel`; "classes": the number of the largest output, 0 being background; "image":
+        what `channel` gives is the image from here on (restoration, label-free prediction, super-resolution)
+    channel : which output of the network, by number or by name
+    foreground : with classes, those that count as foreground; all but 0 by default
+    borders, distances : outputs that `instances` floods, `on: predicted-borders` or `on: predicted-distances`; of
+        several border channels the mean
+    affinities : outputs that say which neighbours belong together; 1 minus their mean is the borders
+    mode : "exact", "crop" or "blend", see `stages.patches`; by default exact where the network looks no farther than
+        that is affordable, blend where its result depends on the patch, else crop
+    patch : voxels that the network sees at once; by default what fits a GiB of arrays inside the network
+    overlap : voxels that neighbouring patches share, with crop and blend; by default a quarter of the patch
     batch : patches per forward pass; part of the result, since another size changes the last bits
-    activation : what turns logits into probabilities: "sigmoid", "softmax" or "none"
-    channel : which output of the network
-    percentiles : scale the image so that these percentiles of the volume become 0 and 1; null passes it as it is
-    threshold : foreground is above it; null leaves the probability to a threshold stage
+    activation : what turns outputs into results: "sigmoid", "softmax", "none"; by default what the network's file says
+    normalization : of grey values, see `models.usage.Normalization`; by default what the network's file says
+    turns : the mean over several ways to look at a patch: "flips", "plane" (flips and quarter turns in it) or "all"
+    precision : "bfloat16" or "float16" for quicker and less exact products, where the device has them
+    compiled : let torch compile the network first
+    threshold : foreground is above it, or of a distance below it; null leaves that to a threshold stage; by default
+        what the network's file says, or 0.5
     """
 
     path: str
-    patch: Triple = (64, 64, 64)
-    overlap: int | Triple = 16
+    trust: str | None = None
+    output: Literal["probability", "classes", "image"] = "probability"
+    channel: Channel = 0
+    foreground: tuple[int, ...] | None = None
+    borders: Channel | tuple[Channel, ...] | None = None
+    distances: Channel | None = None
+    affinities: tuple[Channel, ...] | None = None
+    mode: Literal["auto", "exact", "crop", "blend"] = "auto"
+    patch: int | Triple | Literal["auto"] = "auto"
+    overlap: int | Triple | Literal["auto"] = "auto"
     batch: int = 1
-    activation: Literal["sigmoid", "softmax", "none"] = "sigmoid"
-    channel: int = 0
-    percentiles: Percentiles | None = None
-    threshold: float | None = 0.5
+    activation: Literal["auto", "sigmoid", "softmax", "none"] = "auto"
+    normalization: Normalization | None = None
+    turns: Literal["none", "flips", "plane", "all"] = "none"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compiled: bool = False
+    threshold: float | Literal["auto"] | None = "auto"
 
     key: ClassVar[str] = "predict"
 
     def __post_init__(self) -> None:
         check_parameters(self, self.key)
-        if min(self.patch) < 1 or self.batch < 1 or self.channel < 0:
+        if self.batch < 1:
+            raise ConfigError(f"predict: batch {self.batch} is not a number of patches", "Use 1 or more")
+        for name in ("patch", "overlap"):
+            value = getattr(self, name)
+            if value != "auto" and min(triple(value)) < (1 if name == "patch" else 0):
+                raise ConfigError(f"predict: {name} {value} is too small", "Give voxels, or auto")
+        if self.foreground is not None and (self.output != "classes" or not self.foreground):
+            raise ConfigError(f"predict: foreground {self.foreground} names no classes", "Use it with output: classes")
+        if self.borders is not None and self.affinities is not None:
+            raise ConfigError("predict: borders and affinities are both given", "Keep one")
+        if self.affinities is not None and self.turns != "none":
             raise ConfigError(
-                f"predict: patch {self.patch}, batch {self.batch} or channel {self.channel} is too small",
-                "Use patch and batch of 1 or more, channel of 0 or more",
+                f"predict: turns {self.turns} with affinities, whose channels would have to turn too", "Use none"
             )
-        if self.percentiles is not None and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise ConfigError(f"predict: percentiles {self.percentiles} are not in order", "Use [1, 99.8], say")
+        if self.output != "probability" and self.threshold not in ("auto", None):
+            raise ConfigError(f"predict: threshold {self.threshold} with output {self.output}", "Leave it out")
+
+    @property
+    def makes_image(self) -> bool:
+        """Whether what follows sees another image."""
+        return self.output == "image"
+
+    @property
+    def says_foreground(self) -> bool:
+        """Whether it says by itself what foreground is, so that no threshold may follow."""
+        return self.output == "classes" or self.threshold not in ("auto", None)
 
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         if flow.signal is None:
             raise ConfigError(f"predict: the input is {flow.kind}, not an image", "Leave predict out")
-        model = load.load_model(self.path)
-        if self.channel >= model.out_channels:
-            raise ConfigError(
-                f"predict: channel {self.channel} of a network with {model.out_channels}", "Count channels from 0"
-            )
-        overlap = triple(self.overlap)
-        starts = [
-            blend.patch_starts(n, p, o, model.stride) for n, p, o in zip(flow.shape, self.patch, overlap, strict=True)
-        ]
-        infer = Infer(
-            array=flow.signal,
-            path=self.path,
-            digest=model.digest,
-            starts=(starts[0], starts[1], starts[2]),
-            patch=self.patch,
+        path = packaged(self.path)
+        model = _loaded(path, load.digest_of(path), self.trust)
+        products, channels = self._products(model)
+        mode, lattice = settled(model, flow.shape, self._wishes())
+        how = Application(
+            activation=model.usage.activation if self.activation == "auto" else self.activation,
+            channels=channels,
             batch=self.batch,
-            activation=self.activation,
-            channel=self.channel,
-            normalised=self.percentiles is not None,
-            shape=flow.shape,
+            margin=lattice.margin if mode != "blend" else (0, 0, 0),
+            turns=self.turns,
+            precision=self.precision,
         )
-        drafts: list[Draft] = []
-        needs: tuple[str, ...] = ()
-        if self.percentiles is not None:
-            needs = ("percentiles",)
-            drafts += self._normalisation(flow, self.percentiles)
-        steps: tuple[BlockStep, ...] = (infer, Range(array="probability", valid=flow.valid))
-        written = ArraySpec(name="probability", dtype="float32")
-        drafts.append(Draft(name="predict", grid=flow.grid, steps=steps, writes=(written,), needs=needs))
-        drafts.append(range_draft(scan="predict", merge="predict-range", grid=flow.grid))
-        after = replace(flow, signal="probability", signal_dtype="float32", signal_range="predict-range")
-        if self.threshold is not None:
-            above = Above(array="probability", value=self.threshold, valid=flow.valid)
-            after = replace(after, mask_steps=(above,), mask_needs=())
-        return tuple(drafts), after
+        normalization = self.normalization or model.usage.normalization
+        before = scale_drafts(flow, normalization, self.key)
+        needs = tuple(draft.name for draft in before if draft.merge)
+        network = Network(
+            path=path,
+            digest=model.digest,
+            trust=self.trust,
+            array=flow.signal,
+            how=how,
+            compiled=self.compiled,
+            normalization=normalization,
+            scale=needs[0] if needs else "",
+            peak_bytes=peak_bytes(model, lattice.patch, batch=self.batch, margin=how.margin),
+        )
+        named = self._after(flow, model, lattice)
+        passes = _passes(named, network, lattice, mode, products, needs=needs)
+        facts = {**flow.facts, "network": facts_of(network, lattice, mode) | {"threshold": self._value(flow, model)}}
+        warnings = (*flow.warnings, *_warnings(flow, model))
+        return (*before, *passes), replace(self._segmented(named, model), facts=facts, warnings=warnings)
 
-    @staticmethod
-    def _normalisation(flow: Flow, percentiles: Percentiles) -> list[Draft]:
-        array, dtype, limits = str(flow.signal), flow.signal_dtype, flow.signal_range
-        counts = Histogram(array=array, dtype=dtype, valid=flow.valid, limits=limits)
-        merge = MergePercentiles(percentiles=percentiles, dtype=dtype, array=array, limits=limits)
-        return [
-            Draft(name="network-histogram", grid=flow.grid, steps=(counts,), needs=(limits,)),
-            Draft(name="percentiles", grid=flow.grid, merge=merge, needs=("network-histogram", limits)),
-        ]
+    def _wishes(self) -> PatchWishes:
+        return PatchWishes(
+            mode=None if self.mode == "auto" else self.mode,
+            patch=None if self.patch == "auto" else triple(self.patch),
+            overlap=None if self.overlap == "auto" else triple(self.overlap),
+            batch=self.batch,
+            square=self.turns in ("plane", "all"),
+        )
+
+    def _products(self, model: load.Model) -> tuple[tuple[Product, ...], tuple[int, ...]]:
+        """The arrays to make, and the channels of the network that they need."""
+        wanted: list[tuple[str, Any, list[int]]] = []
+        if self.output == "classes":
+            if not 2 <= model.out_channels <= 256:
+                raise ModelError(f"predict: classes of a network with {model.out_channels} outputs", "Use probability")
+            wanted.append(("classes", "largest", list(range(model.out_channels))))
+        else:
+            wanted.append((self._signal, "one", [_number(self.channel, model)]))
+        for given, kind, name in (
+            (self.borders, "mean", RELIEFS["borders"]),
+            (self.affinities, "rest", RELIEFS["borders"]),
+            (self.distances, "one", RELIEFS["distances"]),
+        ):
+            if given is not None:
+                several = given if isinstance(given, tuple) else (given,)
+                wanted.append((name, kind, [_number(one, model) for one in several]))
+        channels = tuple(sorted({channel for *_, some in wanted for channel in some}))
+        products = tuple(
+            Product(name=name, kind=kind, channels=tuple(map(channels.index, some))) for name, kind, some in wanted
+        )
+        return products, channels
+
+    @property
+    def _signal(self) -> str:
+        return "predicted" if self.makes_image else self.output
+
+    def _after(self, flow: Flow, model: load.Model, lattice: PatchLattice) -> Flow:
+        """The flow with the names of the arrays, on the grid of the output."""
+        after = replace(flow, signal=self._signal, signal_dtype="float32", signal_range="predict-range")
+        if self.output == "classes":
+            after = replace(after, signal_dtype="uint8")
+        if self.makes_image:
+            name = "image" if flow.image_by == self.key else "predicted"
+            after = replace(after, image=name, signal=name, image_dtype="float32", image_range="predict-range")
+        if model.upsampling == (1, 1, 1):
+            return after
+        if not self.makes_image:
+            raise ModelError(f"predict: the network's output is {model.upsampling} times finer", "Use output: image")
+        if flow.valid is not None:
+            raise ConfigError("predict: nodata and mask have no finer grid", "Leave them out, or use another network")
+        scale = flow.scale
+        finer = tuple(v / f for v, f in zip(scale.voxel_um, model.upsampling, strict=True))
+        # The first voxel of the finer grid has its centre nearer to the volume's face.
+        shift = tuple((a - b) / 2 for a, b in zip(finer, scale.voxel_um, strict=True))
+        start = tuple(t + s for t, s in zip(scale.translation_um, shift, strict=True))
+        return replace(
+            after,
+            shape=lattice.units.shape,
+            scale=Scale(voxel_um=(finer[0], finer[1], finer[2]), translation_um=(start[0], start[1], start[2])),
+            finer=model.upsampling,
+        )
+
+    def _segmented(self, flow: Flow, model: load.Model) -> Flow:
+        """The flow that leaves: what foreground is, where this stage says so."""
+        reliefs = {name: array for name, array in RELIEFS.items() if getattr(self, name) is not None}
+        if self.affinities is not None:
+            reliefs["borders"] = RELIEFS["borders"]
+        flow = replace(flow, reliefs=reliefs)
+        if self.output == "classes":
+            chosen = self.foreground or tuple(range(1, model.out_channels))
+            return replace(flow, mask_steps=(OneOf(array="classes", values=chosen, valid=flow.valid),), mask_needs=())
+        value = self._value(flow, model)
+        if value is None:
+            return flow
+        return replace(flow, mask_steps=(Above(array=self._signal, value=value, valid=flow.valid),), mask_needs=())
+
+    def _value(self, flow: Flow, model: load.Model) -> float | None:
+        """The threshold, None where this stage has none."""
+        if self.output != "probability" or self.threshold is None or "threshold" in flow.wants:
+            return None
+        usual = 0.5 if model.usage.threshold is None else model.usage.threshold
+        return usual if self.threshold == "auto" else self.threshold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneOf:
+    """Foreground: usable voxels of some classes."""
+
+    array: str
+    values: tuple[int, ...]
+    valid: str | None
+
+    version: ClassVar[int] = 1
+    produces: ClassVar[tuple[str, ...]] = ("mask",)
+    on_device: ClassVar[bool] = True
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        return {self.array: out, self.valid: out} if self.valid else {self.array: out}
+
+    def run(self, view: View, out: Box) -> Output:
+        data = view.regions[self.array].cut(out)
+        xp = array_module(data)
+        mask: Any = xp.isin(data, xp.asarray(self.values, data.dtype))
+        if self.valid is not None:
+            mask &= view.regions[self.valid].cut(out) == DATA | INSIDE
+        return Output(arrays={"mask": mask.astype(xp.uint8)})
+
+    def working_bytes(self, out: Triple) -> int:
+        return 4 * prod(out)
+
+
+def _passes(
+    flow: Flow,
+    network: Network,
+    lattice: PatchLattice,
+    mode: Mode,
+    products: tuple[Product, ...],
+    *,
+    needs: tuple[str, ...],
+) -> tuple[Draft, ...]:
+    """The passes that make the arrays of the flow, and the range of its signal."""
+    first = products[0]
+    names = {first.name: str(flow.signal)}
+    writes = tuple(ArraySpec(name=names.get(p.name, p.name), dtype=p.dtype, product=p.name) for p in products)
+    seen = Range(array=first.name, valid=flow.valid)
+    if mode != "blend":
+        steps: tuple[BlockStep, ...] = (InferCores(network=network, lattice=lattice, products=products), seen)
+        made = Draft(name="predict", grid=lattice.units, steps=steps, writes=writes, needs=needs, tiled=True)
+        return made, range_draft(scan="predict", merge="predict-range", grid=made.grid)
+    infer = InferViews(network=network, lattice=lattice)
+    joined = BlendViews(lattice=lattice, channels=len(infer.produces), products=products)
+    views = tuple(ArraySpec(name=name, dtype="float32") for name in infer.produces)
+    return (
+        Draft(name="predict-patches", grid=lattice.view_units, steps=(infer,), writes=views, needs=needs, tiled=True),
+        Draft(name="predict", grid=flow.grid, steps=(joined, seen), writes=writes),
+        range_draft(scan="predict", merge="predict-range", grid=flow.grid),
+    )
+
+
+def _warnings(flow: Flow, model: load.Model) -> tuple[str, ...]:
+    found = []
+    if reach(model) is None:
+        found.append(
+            "the network's result depends on its whole patch (group or instance norm, attention, or one fixed shape): "
+            "another patch or overlap is another result, blocks and workers change nothing"
+        )
+    trained = model.usage.voxel_um
+    if trained and any(abs(a - b) > OTHER_SIZE * b for a, b in zip(flow.scale.voxel_um, trained, strict=True)):
+        found.append(
+            f"the network was trained for voxels of {list(trained)} um and sees {list(flow.scale.voxel_um)} um: "
+            f"resample: {{voxel_um: {list(trained)}}} in front of predict changes that"
+        )
+    return tuple(found)
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: str, digest: str, trust: str | None) -> load.Model:
+    """The network, once per file: a plan asks for it at every size of block that it tries."""
+    return load.load_model(path, trust=trust)
+
+
+def packaged(path: str, folder: Path | None = None) -> str:
+    """The place of a network: in `folder`, or that of one that comes with the package, where the name is one of those
+    and there is no such file."""
+    here = (folder or Path()) / path
+    shipped = MODELS / path
+    return str(shipped) if Path(path).name == path and shipped.is_dir() and not here.exists() else str(here)
+
+
+def _number(channel: Channel, model: load.Model) -> int:
+    """The number of an output."""
+    names = model.usage.outputs
+    if isinstance(channel, str):
+        if channel not in names:
+            raise ModelError(
+                f"predict: the network has no output {channel!r}",
+                nearest(channel, names) if names else "Its outputs have no names: give a number",
+            )
+        return names.index(channel)
+    if not 0 <= channel < model.out_channels:
+        raise ModelError(
+            f"predict: channel {channel} of a network with {model.out_channels} outputs", "Count channels from 0"
+        )
+    return channel

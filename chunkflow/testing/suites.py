@@ -28,10 +28,11 @@ from chunkflow.errors import BlockError, InputNotFoundError
 from chunkflow.geometry.box import Triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.geometry.scale import MicrometerTriple, Scale
-from chunkflow.plan.pipeline import NUMBERING, InputOptions, OutputOptions, Pipeline
+from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline, numbering_of
 from chunkflow.run.engine import Engine
 from chunkflow.run.result import Result
 from chunkflow.stages.base import Stage
+from chunkflow.stages.predict import Predict
 from chunkflow.storage.layout import layout_for_core
 from chunkflow.storage.omezarr import write_image_group
 from chunkflow.storage.volume import Volume, create_array, open_array
@@ -230,11 +231,14 @@ def _files(folder: Path) -> dict[str, Path]:
 def _saved(stages: Sequence[Stage], kind: Kind) -> tuple[str, ...]:
     """Every array that these stages can leave."""
     keys = {stage.key for stage in stages}
-    numbers = bool(keys & set(NUMBERING))
+    outputs = {stage.output for stage in stages if isinstance(stage, Predict)}
+    numbering = numbering_of(stages)
+    numbers = bool(numbering)
     made = {
         "image": kind == "image",
-        "probability": "predict" in keys,
-        "mask": numbers and kind != "labels" and "segment" not in keys,
+        "probability": "pixels" in keys or "probability" in outputs,
+        "classes": "classes" in outputs,
+        "mask": numbers and kind != "labels" and "apply" not in numbering,
         "labels": numbers or kind == "labels",
         "skeleton": "skeleton" in keys,
     }

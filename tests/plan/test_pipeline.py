@@ -136,8 +136,9 @@ MISTAKES: list[tuple[Any, str]] = [
     (_with("deconvolve", psf={"fwhm_um": [1, 1, 1]}, iterations=0), "0 iterations"),
     (_with("deconvolve", psf={"fwhm_um": [1, 1, 1]}, tolerance=2.0), "tolerance"),
     (_with("predict", path="m", patch=[0, 8, 8]), "patch"),
-    (_with("predict", path="m", percentiles=[99, 1]), "percentiles"),
-    ({"version": 1, "stages": [{"predict": {"path": "m"}}, "threshold"]}, "threshold stage follows"),
+    (_with("predict", path="m", normalization={"percentiles": [99, 1]}), "percentiles .* not in order"),
+    (_with("predict", path="m", normalization={"kind": "percentile"}), "Did you mean 'percentiles'"),
+    ({"version": 1, "stages": [{"predict": {"path": "m", "threshold": 0.5}}, "threshold"]}, "threshold stage follows"),
     (_with("measure", intensity="red"), "intensity is 'red'"),
 ]
 

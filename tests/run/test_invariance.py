@@ -130,9 +130,7 @@ def test_a_network_passes_the_suite(tmp_path: Path) -> None:
     torch.manual_seed(3)
     config = unet.UNetConfig(widths=(4, 8))
     load.save_model(unet.UNet(config), config, tmp_path / "model")
-    network = cf.Predict(
-        path=str(tmp_path / "model"), patch=(16, 16, 16), overlap=(4, 8, 4), percentiles=(1, 99), threshold=None
-    )
+    network = cf.Predict(path=str(tmp_path / "model"), patch=(16, 16, 16), overlap=(4, 8, 4), threshold=None)
     suites.check_stage(
         [network, cf.Threshold(), cf.Label()], folder=tmp_path, cases=1, grids=1, largest=(30, 36, 40), seed=4
     )
