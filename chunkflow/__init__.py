@@ -10,22 +10,27 @@ result.objects, result.branches, result.graph
 from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline
 from chunkflow.plan.plan import Plan
 from chunkflow.run.result import Result, open_result
+from chunkflow.run.train import train
+from chunkflow.run.train_pixels import train_pixels
+from chunkflow.stages.apply import Apply
 from chunkflow.stages.correct import Correct
 from chunkflow.stages.deconvolve import Deconvolve
 from chunkflow.stages.instances import Instances
 from chunkflow.stages.label import Label
 from chunkflow.stages.measure import Measure
+from chunkflow.stages.pixels import PixelClassifier
 from chunkflow.stages.predict import Predict
 from chunkflow.stages.psf import Psf
 from chunkflow.stages.resample import Resample
-from chunkflow.stages.segment import Segment
 from chunkflow.stages.skeleton import Skeleton
 from chunkflow.stages.threshold import Threshold
+from chunkflow.stages.vesselness import Vesselness
 from chunkflow.storage.omezarr import open_volume
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Apply",
     "Correct",
     "Deconvolve",
     "InputOptions",
@@ -34,14 +39,17 @@ __all__ = [
     "Measure",
     "OutputOptions",
     "Pipeline",
+    "PixelClassifier",
     "Plan",
     "Predict",
     "Psf",
     "Resample",
     "Result",
-    "Segment",
     "Skeleton",
     "Threshold",
+    "Vesselness",
     "open_result",
     "open_volume",
+    "train",
+    "train_pixels",
 ]

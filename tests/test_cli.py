@@ -180,7 +180,7 @@ def test_check_says_what_a_network_is(here: Files) -> None:
     config = UNetConfig()
     save_model(UNet(config), config, here / "net.safetensors")
     facts = json.loads(chunkflow("check", "net.safetensors", "--json").stdout)
-    assert facts["kind"] == "network" and facts["stride"] == config.stride
+    assert facts["kind"] == "network" and facts["stride"] == list(config.stride)
     assert facts["out_channels"] == config.out_channels and facts["digest"] == digest_of(here / "net.safetensors")
 
 

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from chunkflow.backend import compute_kind, find_device
+from chunkflow.cli import training
 from chunkflow.cli.endings import INTERRUPTED, Settings, reported
 from chunkflow.cli.show import (
     PLAIN,
@@ -325,7 +326,7 @@ def psf(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a PSF from optics, for a pipeline or from beads; write and draw it."""
+    """Make and draw a PSF: of optics, of a pipeline or of beads."""
     tiff, picture = make_psf.check_free(out, overwrite=overwrite)
     values = {"microscope": microscope, "objective": objective, "emission_nm": emission_nm, "pinhole_au": pinhole_au}
     made = make_psf.make_psf(
@@ -345,6 +346,9 @@ def psf(
         typer.echo(json.dumps({"output": str(tiff), "picture": str(picture), **made.to_dict()}, indent=1))
     else:
         print_psf(new_console(), made, tiff, picture)
+
+
+training.add_commands(app)
 
 
 def _command() -> str:
