@@ -34,7 +34,7 @@ clean:                          ## the environment and caches, not your data
 	$(PYTHON) -m venv .venv
 
 .venv/.run: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[models]'
 	touch $@
 
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python

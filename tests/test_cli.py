@@ -23,7 +23,7 @@ from chunkflow import cli
 from chunkflow.cli import commands
 from chunkflow.geometry.scale import Scale
 from chunkflow.run import demo as demonstration
-from chunkflow.run import synthesise
+from chunkflow.run import demo_network, synthesise
 from chunkflow.run.lock import OutputLock
 from chunkflow.storage.layout import layout_for_core
 from chunkflow.storage.omezarr import Channel, write_image_group
@@ -207,6 +207,7 @@ def test_the_demo_compares_with_the_truth_and_ends_with_3_outside_its_tolerance(
     monkeypatch.setattr(demonstration, "DICE_TOLERANCE", 0.0)
     small = synthesise.synthesise("d", shape=(40, 110, 110))
     monkeypatch.setattr(demonstration, "synthesise", lambda folder: small)
+    monkeypatch.setattr(demo_network, "why_not", lambda: "nothing is missing but time")
     result = chunkflow("demo", "d", "--on", "serial", "--device", "cpu")
     refused(result, 3, "outside its tolerance")
     assert (here / "d" / "pipeline.yaml").is_file() and (here / "d" / "result" / "report.html").is_file()
@@ -214,6 +215,7 @@ def test_the_demo_compares_with_the_truth_and_ends_with_3_outside_its_tolerance(
     found, truth, allowed, verdict = (cell.strip() for cell in rows["objects"].split("│")[2:6])
     assert found == truth == str(small["objects"]) and (allowed, verdict) == ("exact", "ok")
     assert "within 12%" in rows["length_um"] and "outside" in rows["dice"]
+    assert "nothing is missing but time" in result.stdout
 
 
 def test_the_help_of_the_program_fits_a_screen() -> None:

@@ -15,7 +15,6 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from chunkflow.backend import compute_kind, find_device
 from chunkflow.cli import training
@@ -26,6 +25,7 @@ from chunkflow.cli.show import (
     fact,
     new_console,
     numbers,
+    print_comparisons,
     print_plan,
     print_psf,
     print_status,
@@ -39,7 +39,7 @@ from chunkflow.plan.plan import Plan
 from chunkflow.report.psf_picture import png_of_psf
 from chunkflow.report.report import write_report
 from chunkflow.run import demo as demonstration
-from chunkflow.run import make_psf, synthesise
+from chunkflow.run import demo_network, make_psf, synthesise
 from chunkflow.run import status as states
 from chunkflow.run.admission import check_admission
 from chunkflow.run.check import check as facts_of
@@ -118,22 +118,34 @@ def demo(
         done = demonstration.run_demo(
             folder, workers=workers, on=on, device=device, on_event=listener, command=_command()
         )
-    table = Table("", "found", "truth", "tolerance", "")
-    for row in done.rows:
-        allowed = f"within {row.tolerance:.0%}" if row.tolerance else "exact"
-        verdict = "ok" if row.is_within else "outside"
-        table.add_row(row.name, f"{row.found:.4g}", f"{row.truth:.4g}", allowed, verdict)
-    console.print(table)
-    report = write_report(
+    report = _compared(console, done)
+    print_summary(console, done.result, report)
+    console.print(f"{'change it':<13} edit {done.pipeline}, then: chunkflow run {done.pipeline}", **PLAIN)
+    parts = [done]
+    if missing := demo_network.why_not():
+        console.print(f"\nThe network that comes with chunkflow is left out: {missing}", **PLAIN)
+    else:
+        console.print("\nThe network that comes with chunkflow, on a stack of mitochondria", **PLAIN)
+        with progress(console) as listener:
+            parts.append(
+                demo_network.run_network_demo(
+                    folder, workers=workers, on=on, device=device, on_event=listener, command=_command()
+                )
+            )
+        console.print(f"{'report':<13} {_compared(console, parts[1])}", **PLAIN)
+    if not all(part.is_within for part in parts):
+        raise IncompleteError("the demo is outside its tolerance", "The table above says where")
+
+
+def _compared(console: Console, done: demonstration.Demo) -> Path:
+    """A table of what was found beside the truth, and the report that holds it."""
+    print_comparisons(console, done.rows)
+    return write_report(
         done.result,
         truth={row.name: row.truth for row in done.rows},
         found={row.name: row.found for row in done.rows},
         tolerance={row.name: row.tolerance for row in done.rows},
     )
-    print_summary(console, done.result, report)
-    console.print(f"{'change it':<13} edit {done.pipeline}, then: chunkflow run {done.pipeline}", **PLAIN)
-    if not done.is_within:
-        raise IncompleteError("the demo is outside its tolerance", "The table above says where")
 
 
 @app.command("import")

@@ -16,6 +16,7 @@ from chunkflow.report.facts import RunFacts
 from chunkflow.report.restoration import restoration_numbers, restored_with
 from chunkflow.run import make_psf
 from chunkflow.run import status as states
+from chunkflow.run.demo import Comparison
 from chunkflow.run.result import Result
 from chunkflow.stages import infer
 from chunkflow.stages.microscope import described
@@ -42,6 +43,16 @@ def totals(result: Result) -> dict[str, Any]:
     if restored := restoration_numbers(RunFacts(result)):
         found["restoration"] = restored
     return found
+
+
+def print_comparisons(console: Console, rows: Sequence[Comparison]) -> None:
+    """What was found beside the truth."""
+    table = Table("", "found", "truth", "tolerance", "")
+    for row in rows:
+        allowed = f"within {row.tolerance:.0%}" if row.tolerance else "exact"
+        verdict = "ok" if row.is_within else "outside"
+        table.add_row(row.name, f"{row.found:.4g}", f"{row.truth:.4g}", allowed, verdict)
+    console.print(table)
 
 
 def print_summary(console: Console, result: Result, report: Path) -> None:

@@ -75,7 +75,7 @@ def synthesise(
     }
     partial = folder / ".image.ome.zarr.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    _write(partial, counts, phantom.labels, Scale(voxel_um))
+    write_with_truth(partial, counts, phantom.labels, Scale(voxel_um))
     write_atomic(known, (json.dumps(truth, indent=1) + "\n").encode())
     shutil.rmtree(image, ignore_errors=True)
     partial.rename(image)
@@ -89,7 +89,8 @@ def _read(path: Path) -> Truth | None:
     return content
 
 
-def _write(image: Path, counts: NDArray[Any], labels: NDArray[Any], scale: Scale) -> None:
+def write_with_truth(image: Path, counts: NDArray[Any], labels: NDArray[Any], scale: Scale) -> None:
+    """An OME-Zarr image with the label image `truth`, both (Z, Y, X)."""
     window = (float(counts.min()), float(counts.max()))
     for folder, voxels in ((image, counts), (image / "labels" / "truth", labels)):
         box = Box.of_shape(voxels.shape)
