@@ -128,15 +128,18 @@ def test_the_projection_is_at_least_the_peak_and_at_most_half_as_much_again(side
 
 
 @pytest.mark.slow
-def test_the_projection_of_a_network_holds_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("norm", "options"), [("batch", {}), ("batch", {"mode": "crop", "patch": 64, "batch": 4}), ("group", {"patch": 64})]
+)
+def test_the_projection_of_a_network_holds_too(norm: str, options: dict[str, Any], tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from chunkflow.models import load, unet
 
     torch.manual_seed(0)
-    config = unet.UNetConfig(widths=(16, 32, 64))
+    config = unet.UNetConfig(widths=(16, 32, 64), norm=norm)
     load.save_model(unet.UNet(config), config, tmp_path / "model")
     suites.write_volume(tmp_path / "in.ome.zarr", _image("blobs", (80, 100, 110)), VOXEL_UM)
-    stages = [cf.Predict(path=str(tmp_path / "model"), patch=(64, 64, 64)), cf.Label()]
+    stages = [cf.Predict(path=str(tmp_path / "model"), **options), cf.Label()]
     plan = cf.Pipeline(stages).plan(tmp_path / "in.ome.zarr", tmp_path / "out", block=(96, 96, 96))
     measured = _measured(plan, 2)
     assert measured <= plan.peak_bytes <= 1.5 * measured
