@@ -128,9 +128,7 @@ def demo(
         console.print("\nThe network that comes with chunkflow, on a stack of mitochondria", **PLAIN)
         with progress(console) as listener:
             parts.append(
-                demo_network.run_network_demo(
-                    folder, workers=workers, on=on, device=device, on_event=listener, command=_command()
-                )
+                demo_network.run_network_demo(folder, on=on, device=device, on_event=listener, command=_command())
             )
         console.print(f"{'report':<13} {_compared(console, parts[1])}", **PLAIN)
     if not all(part.is_within for part in parts):

@@ -19,6 +19,8 @@ LossFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 SMOOTH = 1.0
 """Voxels that a Dice score counts as right beforehand: a patch with nothing in it has a gradient too."""
+LEAST_WRONG = 1e-7
+"""Of focal, below float32's step at 1: x^gamma with gamma < 1 has no finite slope at 0, where an output is surely right."""
 
 
 def loss_function(loss: Loss, activation: str) -> LossFunction:
@@ -97,7 +99,7 @@ def binary_focal(outputs: Tensor, target: Tensor, weight: Tensor, gamma: float, 
     entropy = functional.binary_cross_entropy_with_logits(outputs, target, reduction="none")
     p = torch.sigmoid(outputs)
     right = p * target + (1 - p) * (1 - target)
-    value = (1 - right) ** gamma * entropy
+    value = (1 - right).clamp(min=LEAST_WRONG) ** gamma * entropy
     if alpha is not None:
         value = value * (alpha * target + (1 - alpha) * (1 - target))
     return weighted_mean(value, weight)
@@ -106,7 +108,7 @@ def binary_focal(outputs: Tensor, target: Tensor, weight: Tensor, gamma: float, 
 def focal_of_classes(outputs: Tensor, target: Tensor, weight: Tensor, gamma: float) -> Tensor:
     """-(1 - q)^gamma log q, q being the softmax of the true class."""
     logarithm = torch.log_softmax(outputs, 1).gather(1, target)
-    return weighted_mean(-((1 - logarithm.exp()) ** gamma) * logarithm, weight)
+    return weighted_mean(-((1 - logarithm.exp()).clamp(min=LEAST_WRONG) ** gamma) * logarithm, weight)
 
 
 def cross_entropy(outputs: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,10 +74,12 @@ def prepared(model: Model, *, compiled: bool = False) -> Model:
     module = model.module
     if not isinstance(module, torch.nn.Module):
         return model
-    with_format = module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    for weights in chain(module.parameters(), module.buffers()):
+        if weights.ndim == 5:  # networks hold weights of planes too, which have no such format
+            weights.data = weights.data.contiguous(memory_format=torch.channels_last_3d)
     if not compiled:
-        return replace(model, module=with_format)
-    return replace(model, module=torch.compile(with_format, fullgraph=True, dynamic=False))
+        return model
+    return replace(model, module=torch.compile(module, fullgraph=True, dynamic=False))
 
 
 def predict(model: Model, patches: Any, how: Application) -> Any:

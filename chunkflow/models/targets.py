@@ -142,6 +142,7 @@ class Target:
         weight = known[None].astype(np.float32)
         if self.kind == "classes":
             return _classes(labels, self.classes)[None], weight
+        labels = np.where(labels > 0, labels, 0)  # what is negative is no object
         if self.kind == "affinities":
             made = [affinity(labels, known, offset) for offset in self.offsets]
             return np.stack([a for a, _ in made]), np.stack([w for _, w in made])
@@ -154,9 +155,11 @@ class Target:
 
 
 def _classes(labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
-    found = int(labels.max(initial=0))
-    if found >= classes or int(labels.min(initial=0)) < 0:
-        raise ConfigError(f"a label {found} of {classes} classes", "Raise classes, or name it as ignore")
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if low < 0 or high >= classes:
+        raise ConfigError(
+            f"a label {low if low < 0 else high} of {classes} classes", "Raise classes, or name it as ignore"
+        )
     return labels.astype(np.int64)
 
 

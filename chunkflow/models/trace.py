@@ -3,7 +3,9 @@
 **How far it looks.** Voxels of NaN go into one cell of the lattice of the network's stride, along one axis at a time,
 and whatever depends on them comes out as NaN: additions and products keep it, zero weights too. Layers that let it
 vanish (a maximum in some libraries) are caught by large finite values, which are tried as well. A network whose whole
-output is NaN however long the line is takes statistics over its patch, or looks farther than anybody wants to read.
+output is NaN however long the line is takes statistics over its patch, or looks farther than anybody wants to read. A
+line without its first cell must give the same one cell earlier: a network that is told a wrong stride, or that spreads
+its voxels over the length of its patch (`align_corners`), looks near by and still depends on the patch.
 
 **What memory it takes.** The network runs once on tensors without voxels, which know their shapes only, while the bytes
 of those alive are counted.
@@ -17,8 +19,6 @@ from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from chunkflow.errors import ModelError
-
 if TYPE_CHECKING:
     import torch
 
@@ -30,6 +30,8 @@ LONGEST = 4096
 """Voxels of a line, beyond which a network is taken to look everywhere."""
 CELLS = (17, 65, 257)
 LARGE = 1e3
+SAME = 1e-4
+"""Of the range of an output: what rounding may differ by; other positions within a stride differ by hundredths."""
 BYTES_PER_VOXEL = 4 * 160
 """Of a patch, for networks that run only on real tensors: 40 arrays of 4 bytes were measured for widths of 16 to 64,
 the fourfold is room for wider ones."""
@@ -40,7 +42,8 @@ def reach(model: Model) -> Triple | None:
     """How far beyond a box of whole strides an output of the box depends on the input, in z, y and x.
 
     Returns voxels of the input, multiples of the stride; None where the network takes statistics of its whole patch
-    (instance and group norm, attention), looks farther than `LONGEST`, or insists on one shape.
+    (instance and group norm, attention), does not move with its input by whole strides, looks farther than `LONGEST`,
+    or insists on one shape.
     """
     found: list[int] = []
     for axis in range(3):
@@ -107,19 +110,47 @@ def _inner(network: Callable[..., Any], image: torch.Tensor, margin: Triple, *, 
 
 
 def _reach_along(model: Model, axis: int) -> int | None:
-    step = model.stride[axis]
+    step, least = model.stride[axis], model.patch_min
     for cells in CELLS:
         if cells * step > LONGEST:
             break
-        shape = list(model.stride)
+        if (cells - 1) * step < least[axis]:
+            continue
+        shape = [max(pair) for pair in zip(model.stride, least, strict=True)]
         shape[axis] = cells * step
         try:
             touched = _touched(model, axis, shape, cells // 2)
-        except (RuntimeError, ModelError):  # a network that insists on one shape
+            far = max(cells // 2 - touched[0], touched[1] - cells // 2)
+            if touched[0] > 0 and touched[1] < cells - 1:
+                return step * far if _moves(model, axis, shape, far) else None
+        except Exception:  # a network that insists on one shape; runtimes raise kinds of their own
             return None
-        if touched[0] > 0 and touched[1] < cells - 1:
-            return step * max(cells // 2 - touched[0], touched[1] - cells // 2)
     return None
+
+
+def _moves(model: Model, axis: int, shape: list[int], far: int) -> bool:
+    """Whether a line without its first cell gives the same, beyond `far` cells from its ends."""
+    import torch
+
+    step, factor = model.stride[axis], model.upsampling[axis]
+    image = _line(model, shape)
+    with torch.inference_mode():
+        whole = model.module(image).narrow(2 + axis, step * factor, (shape[axis] - step) * factor)
+        moved = model.module(image.narrow(2 + axis, step, shape[axis] - step).contiguous())
+        inner = [
+            values.narrow(2 + axis, far * step * factor, values.shape[2 + axis] - 2 * far * step * factor)
+            for values in (whole, moved)
+        ]
+        room = SAME * (whole.max() - whole.min()) + 1e-6 * whole.abs().max()
+        return bool(((inner[0] - inner[1]).abs() <= room).all())
+
+
+def _line(model: Model, shape: list[int]) -> torch.Tensor:
+    """Noise, the same every time."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand((1, model.in_channels, *shape), generator=generator).to(model.device)
 
 
 def _touched(model: Model, axis: int, shape: list[int], cell: int) -> tuple[int, int]:
@@ -127,8 +158,7 @@ def _touched(model: Model, axis: int, shape: list[int], cell: int) -> tuple[int,
     import torch
 
     step, factor = model.stride[axis], model.upsampling[axis]
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand((1, model.in_channels, *shape), generator=generator).to(model.device)
+    image = _line(model, shape)
     there = [slice(None)] * 5
     there[2 + axis] = slice(cell * step, (cell + 1) * step)
     with torch.inference_mode():

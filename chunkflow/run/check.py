@@ -58,7 +58,7 @@ def _model(path: Path) -> Facts:
         "out_channels": model.out_channels,
         "stride": list(model.stride),
         "upsampling": list(model.upsampling),
-        "looks": _reach(model),
+        "receptive_field": _receptive_field(model),
         "patch": ["any" if side is None else side for side in model.patch],
         "patch_min": list(model.patch_min),
         "normalization": _normalization(usage.normalization),
@@ -72,10 +72,11 @@ def _model(path: Path) -> Facts:
     }
 
 
-def _reach(model: Model) -> list[int] | str:
-    """How far beyond a box of whole strides an output depends on the input, in voxels."""
+def _receptive_field(model: Model) -> str:
     far = reach(model)
-    return "at its whole patch, or farther than can be told" if far is None else list(far)
+    if far is None:
+        return "the whole patch, or more than can be told"
+    return f"{' x '.join(map(str, far))} voxels to each side of a box of whole strides"
 
 
 def _normalization(scaling: Normalization) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from chunkflow.errors import InputError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.models.targets import Target
@@ -69,14 +70,21 @@ def class_count(target: Target) -> int:
 
 
 def find_foreground(regions: Sequence[tuple[Volume, Box]], target: Target) -> Foreground:
-    """Look through labels once."""
+    """Look through labels once.
+
+    Raises
+    ------
+    InputError : a label is beyond the classes of the target.
+    """
     number = class_count(target)
     cells: list[tuple[int, Box, NDArray[np.int64]]] = []
     for index, (volume, box) in enumerate(regions):
         grid = Grid(box.shape, BLOCK)
         for block in range(len(grid)):
             place = _moved(grid.core_of(block), box.start)
-            classes = classes_of(volume.read(place), target)
+            labels = volume.read(place)
+            _check_classes(labels, target, volume)
+            classes = classes_of(labels, target)
             if classes.any():
                 cells += [(index, cell, counts) for cell, counts in _cells(classes, place, number)]
     return Foreground(
@@ -85,6 +93,19 @@ def find_foreground(regions: Sequence[tuple[Volume, Box]], target: Target) -> Fo
         np.array([cell.stop for _, cell, _ in cells], np.int64).reshape(-1, 3),
         np.array([counts for _, _, counts in cells], np.int64).reshape(-1, number),
     )
+
+
+def _check_classes(labels: NDArray[Any], target: Target, volume: Volume) -> None:
+    if target.kind != "classes":
+        return
+    known = labels if target.ignore is None else labels[labels != target.ignore]
+    low, high = int(known.min(initial=0)), int(known.max(initial=0))
+    if low < 0 or high >= target.classes:
+        raise InputError(
+            f"{volume.path} holds label {low if low < 0 else high}, and the target has {target.classes} classes,"
+            f" 0 to {target.classes - 1}",
+            f"Use target: {{classes: {high + 1}}}" if low >= 0 and high < 256 else "Name it as target: {ignore: LABEL}",
+        )
 
 
 def _cells(classes: NDArray[Any], place: Box, number: int) -> list[tuple[Box, NDArray[np.int64]]]:

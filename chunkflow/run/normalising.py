@@ -66,9 +66,13 @@ def scaling_of(volume: Volume, normalization: Normalization) -> Scaling:
     ------
     InputError : it holds NaN or infinity, or all of its voxels that matter have one value.
     """
-    if normalization.kind == "none":
-        return Scaling(asinh=normalization.asinh)
-    if normalization.kind == "linear":
+    if normalization.kind in ("none", "linear"):
+        if volume.dtype.kind == "f":  # no numbers to count, but a voxel that is none would end a training later
+            grid = Grid(volume.shape, BLOCK)
+            for number in range(len(grid)):
+                read_finite(volume, grid.core_of(number))
+        if normalization.kind == "none":
+            return Scaling(asinh=normalization.asinh)
         return Scaling(offset=normalization.offset, scale=normalization.scale, asinh=normalization.asinh)
     counts, bins = histogram_of(volume)
     try:

@@ -72,7 +72,7 @@ def truth_of(labels: NDArray[Any], target: Target, known: NDArray[np.bool_]) -> 
     """Labels as objects: connected parts of each, since a box cuts objects into pieces."""
     if target.ignore is not None:
         known = known & (labels != target.ignore)
-    cleaned = np.where(known, labels, 0)
+    cleaned = np.where(known & (labels > 0), labels, 0)
     if not target.is_instances:
         return np.asarray(ndimage.label(cleaned > 0, np.ones((3, 3, 3)))[0])
     return np.asarray(label(cleaned, connectivity=1))

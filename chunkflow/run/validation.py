@@ -153,7 +153,8 @@ def scores(pairs: Sequence[tuple[Example, NDArray[np.float32]]], target: Target)
     if target.is_instances:
         overlaps = []
         for example, outputs in pairs:
-            known = example.weight[0] > 0 if len(example.weight) == 1 else np.ones(outputs.shape[1:], np.bool_)
+            # Not the weights: those of affinities are pairs', and every box lies inside its volume.
+            known = np.ones(outputs.shape[1:], np.bool_) if target.ignore is None else example.labels != target.ignore
             overlaps.append(Overlaps.of(truth_of(example.labels, target, known), objects_of(outputs, target), known))
         found |= instance_scores(overlaps)
     return {name: found[name] for name in score_names(target)}

@@ -138,14 +138,17 @@ def settled(model: Model, shape: Triple, wishes: PatchWishes) -> tuple[Mode, Pat
     seen = reach(model)
     if wishes.mode == "exact" and seen is None:
         raise ModelError(
-            "predict: mode exact, but the network takes statistics over its whole patch, as instance and group norm do",
+            "predict: mode exact, but the network's result depends on its whole patch: it takes statistics over it, as "
+            "instance and group norm do, does not move with its input by whole strides, or insists on one shape",
             "Use mode: blend or crop",
         )
     if wishes.mode == "exact" and wishes.overlap is not None:
         raise ConfigError(f"predict: mode exact and overlap {list(wishes.overlap)} are both given", "Leave out overlap")
     wanted = wishes.patch or _insisted(model)
+    if wishes.square:
+        _check_turns(model, wishes)
     if seen is not None and wishes.overlap is None and wishes.mode in (None, "exact"):
-        found = _lattice(model, shape, wishes, wanted, seen)
+        found = _lattice(model, shape, wishes, wanted, _squared(model, seen) if wishes.square else seen)
         if found is not None and (wishes.mode == "exact" or _reads(found) <= MOST_READ):
             return "exact", found
         if wishes.mode == "exact":
@@ -155,6 +158,7 @@ def settled(model: Model, shape: Triple, wishes: PatchWishes) -> tuple[Mode, Pat
             )
     mode: Mode = wishes.mode or ("blend" if seen is None else "crop")
     margin = _half(wishes.overlap, model.stride) if wishes.overlap is not None else _usual_margin(model, wanted)
+    margin = _squared(model, margin) if wishes.square else margin
     chosen = _lattice(model, shape, wishes, wanted, margin)
     if chosen is None:
         raise PlanError(
@@ -162,6 +166,24 @@ def settled(model: Model, shape: Triple, wishes: PatchWishes) -> tuple[Mode, Pat
             "Use a larger patch, or less overlap",
         )
     return mode, chosen
+
+
+def _check_turns(model: Model, wishes: PatchWishes) -> None:
+    """Refuse what differs in y and x, where patches are turned."""
+    sides = ("patch", wishes.patch or model.patch), ("overlap", wishes.overlap), ("a finer output of", model.upsampling)
+    for name, value in sides:
+        if value is not None and value[1] != value[2]:
+            raise PlanError(
+                f"predict: {name} {list(value)} cannot be turned in its plane",
+                "Use the same in y and x, or turns: flips",
+            )
+
+
+def _squared(model: Model, margin: Triple) -> Triple:
+    """The margin with the larger of its two sides in the plane, in whole strides of both."""
+    unit = lcm(*model.stride[1:])
+    side = -(-max(margin[1:]) // unit) * unit
+    return margin[0], side, side
 
 
 def check_patch(model: Model, patch: Triple) -> None:
@@ -205,7 +227,8 @@ def _usual_margin(model: Model, patch: Triple | None) -> Triple:
     """What the network's makers would cut away, else an eighth of the patch: an overlap of a quarter; whole strides."""
     if model.halo is not None:
         return triple(tuple(-(-h // s) * s for h, s in zip(model.halo, model.stride, strict=True)))
-    sides = zip(patch or (128, 128, 128), model.stride, strict=True)
+    usual = patch or tuple(side or 128 for side in model.patch)
+    sides = zip(usual, model.stride, strict=True)
     return triple(tuple(0 if p <= s else -(-p // (8 * s)) * s for p, s in sides))
 
 
@@ -218,23 +241,27 @@ def _lattice(
         step = triple(tuple(p - 2 * m for p, m in zip(patch, margin, strict=True)))
         return _grouped(model, shape, step, margin, wishes.batch) if min(step) > 0 else None
     for side in SIDES:
-        step = _steps(model, shape, side, wishes.square)
+        step = _steps(model, shape, side, margin, wishes.square)
+        if min(step) <= 0:
+            return None
         found = _grouped(model, shape, step, margin, wishes.batch)
         if peak_bytes(model, found.patch, batch=wishes.batch, margin=margin) <= BUDGET:
             break
     return found
 
 
-def _steps(model: Model, shape: Triple, side: int, square: bool) -> Triple:
-    """Equal steps of about `side` voxels that cover the volume."""
+def _steps(model: Model, shape: Triple, side: int, margin: Triple, square: bool) -> Triple:
+    """Equal steps of about `side` voxels that cover the volume; what is left of sides that the network insists on."""
     steps = []
     for n, stride, least in zip(shape, model.stride, model.patch_min, strict=True):
         count = -(-n // side)
         unit = stride if count == 1 else lcm(stride, STEP_UNIT)
         steps.append(max(ceil(n / count / unit) * unit, least))
     if square:
-        steps[1] = steps[2] = max(steps[1:])
-    return triple(tuple(steps))
+        unit = lcm(*model.stride[1:])
+        steps[1] = steps[2] = -(-max(steps[1:]) // unit) * unit
+    insisted = zip(steps, model.patch, margin, strict=True)
+    return triple(tuple(step if fixed is None else fixed - 2 * m for step, fixed, m in insisted))
 
 
 def _grouped(model: Model, shape: Triple, step: Triple, margin: Triple, batch: int) -> PatchLattice:

@@ -123,10 +123,14 @@ class Predict:
             raise ConfigError(f"predict: the input is {flow.kind}, not an image", "Leave predict out")
         path = packaged(self.path)
         model = _loaded(path, load.digest_of(path), self.trust)
+        if model.in_channels != 1:
+            raise ModelError(
+                f"predict: the network takes {model.in_channels} channels, and sees one", "Use a network of one channel"
+            )
         products, channels = self._products(model)
         mode, lattice = settled(model, flow.shape, self._wishes())
         how = Application(
-            activation=model.usage.activation if self.activation == "auto" else self.activation,
+            activation=self._activation(model),
             channels=channels,
             batch=self.batch,
             margin=lattice.margin if mode != "blend" else (0, 0, 0),
@@ -168,6 +172,11 @@ class Predict:
         if self.output == "classes":
             if not 2 <= model.out_channels <= 256:
                 raise ModelError(f"predict: classes of a network with {model.out_channels} outputs", "Use probability")
+            if self.foreground and not all(0 <= value < model.out_channels for value in self.foreground):
+                raise ModelError(
+                    f"predict: foreground {list(self.foreground)} of a network with {model.out_channels} outputs",
+                    "Count classes from 0",
+                )
             wanted.append(("classes", "largest", list(range(model.out_channels))))
         else:
             wanted.append((self._signal, "one", [_number(self.channel, model)]))
@@ -184,6 +193,14 @@ class Predict:
             Product(name=name, kind=kind, channels=tuple(map(channels.index, some))) for name, kind, some in wanted
         )
         return products, channels
+
+    def _activation(self, model: load.Model) -> str:
+        """What turns outputs into results."""
+        activation = model.usage.activation if self.activation == "auto" else self.activation
+        beside = (self.borders, self.affinities, self.distances)
+        if self.output == "classes" and activation == "sigmoid" and all(given is None for given in beside):
+            return "softmax"  # has its largest where they have; sigmoids of all that is above 17 are 1, alike
+        return activation
 
     @property
     def _signal(self) -> str:
@@ -296,7 +313,8 @@ def _warnings(flow: Flow, model: load.Model) -> tuple[str, ...]:
     found = []
     if reach(model) is None:
         found.append(
-            "the network's result depends on its whole patch (group or instance norm, attention, or one fixed shape): "
+            "the network's result depends on its whole patch (group or instance norm, attention, one fixed shape, or an "
+            "output that does not move with its input by whole strides, as with a stride that nobody stated): "
             "another patch or overlap is another result, blocks and workers change nothing"
         )
     trained = model.usage.voxel_um
