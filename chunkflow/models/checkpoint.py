@@ -6,6 +6,7 @@ one or the new one. What a killed writer leaves has the name that `storage.files
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from chunkflow.errors import ModelError
+from chunkflow.errors import DiskFullError, ModelError
 
 FORMAT = 1
 
@@ -40,7 +41,12 @@ def read_checkpoint(checkpoint: str | Path | None) -> dict[str, Any] | None:
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace the checkpoint by a whole new one: a kill leaves the old one or the new one."""
+    """Replace the checkpoint by a whole new one: a kill leaves the old one or the new one.
+
+    Raises
+    ------
+    DiskFullError : there is no space for it; the old one is still there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
@@ -49,5 +55,20 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        if _is_full(error):
+            raise DiskFullError(
+                f"no space left to write {path}", "Free some space and run the same command again"
+            ) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error: torch says of one that the position in the file is unexpected."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__context__
+    return False

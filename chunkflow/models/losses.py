@@ -20,7 +20,7 @@ LossFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 SMOOTH = 1.0
 """Voxels that a Dice score counts as right beforehand: a patch with nothing in it has a gradient too."""
 LEAST_WRONG = 1e-7
-"""Of focal, below float32's step at 1: x^gamma with gamma < 1 has no finite slope at 0, where an output is surely right."""
+"""Of focal, about float32's step at 1: x^gamma with gamma < 1 has no finite slope at 0, where an output is right."""
 
 
 def loss_function(loss: Loss, activation: str) -> LossFunction:

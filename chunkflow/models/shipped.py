@@ -95,7 +95,7 @@ def save_model(
 
     A `path` that ends in .safetensors becomes one file, any other a folder (the header is written last).
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
     tensors = plain_state(model)
@@ -103,10 +103,10 @@ def save_model(
     if usage is not None:
         header["usage"] = usage.to_dict()
     if path.suffix == ".safetensors":
-        save_file(tensors, path, metadata={METADATA_KEY: json.dumps(header)})
+        path.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(header)}))
         return
     path.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path / "weights.safetensors")
+    (path / "weights.safetensors").write_bytes(save(tensors))
     (path / files.HEADER).write_text(yaml.safe_dump(header, sort_keys=False), encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ longer writes it, the package is made without. The scaling of other programs kno
 from __future__ import annotations
 
 import hashlib
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -156,7 +157,9 @@ def _write_weights(
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # of shapes, which a package states
         example = torch.from_numpy(volume[None]).contiguous()
         traced = torch.jit.trace(network.requires_grad_(False), example, check_trace=False)
-        torch.jit.save(traced, str(folder / "weights.torchscript"))
+        made = io.BytesIO()  # given a path, torch ends the process where the disk is full
+        torch.jit.save(traced, made)
+        (folder / "weights.torchscript").write_bytes(made.getbuffer())
     return "pytorch_state_dict", "torchscript"
 
 

@@ -133,3 +133,17 @@ def test_a_loss_that_does_not_fit_the_outputs_is_refused():
     with pytest.raises(ConfigError, match="factor of bce"):
         Loss.of("-1 bce")
     assert str(Recipe().loss_for("softmax")) == "cross-entropy + dice"
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_has_a_slope_where_an_output_is_surely_right(activation, gamma):
+    outputs = torch.tensor([[40.0, -40.0], [-40.0, 40.0]]).reshape(1, 2, 1, 1, 2).requires_grad_()
+    target = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).reshape(1, 2, 1, 1, 2)
+    if activation == "softmax":
+        target = torch.tensor([0, 1]).reshape(1, 1, 1, 1, 2)
+    loss = Loss(terms=Loss.of("focal").terms, gamma=gamma)
+    value = loss_function(loss, activation)(outputs, target, torch.ones(1, 1, 1, 1, 2))
+    value.backward()
+    assert outputs.grad is not None
+    assert torch.isfinite(outputs.grad).all()

@@ -186,3 +186,18 @@ def test_a_target_names_its_outputs_and_their_activation():
 def test_a_target_without_a_sense_is_refused(values, words):
     with pytest.raises(ConfigError, match=words):
         Target(**values)
+
+
+@pytest.mark.parametrize("kind", ["foreground", "foreground+boundary", "distance", "affinities"])
+def test_negative_labels_are_background(kind):
+    labels = blobs()
+    marked = np.where(labels == 0, -np.arange(labels.size).reshape(labels.shape) % 5 - 4, labels)
+    assert marked.min() < 0
+    target = Target(kind=kind, clip_um=4.0)
+    np.testing.assert_array_equal(made(target, marked)[0], made(target, labels)[0])
+
+
+def test_a_label_that_is_refused_is_named():
+    labels = np.array([0, -1, 2]).reshape(1, 1, 3)
+    with pytest.raises(ConfigError, match="label -1 of 3"):
+        made(Target(kind="classes", classes=3), labels)

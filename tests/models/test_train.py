@@ -1,5 +1,7 @@
 """A training can be stopped anywhere and ends with the same bits; several processes are as one."""
 
+import errno
+import io
 import multiprocessing
 import os
 import signal
@@ -11,8 +13,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'chunkflow-engine[models]'")
 
-from chunkflow.errors import ModelError  # noqa: E402
+from chunkflow.errors import DiskFullError, ModelError  # noqa: E402
 from chunkflow.models.begin import ENCODER  # noqa: E402
+from chunkflow.models.checkpoint import read_checkpoint, write_checkpoint  # noqa: E402
 from chunkflow.models.distributed import Group, joined  # noqa: E402
 from chunkflow.models.recipe import Loss, Recipe  # noqa: E402
 from chunkflow.models.train import Trained, train_network  # noqa: E402
@@ -272,6 +275,7 @@ def _one_of_two(rank, port, folder):
     torch.save((done.weights, done.losses.tolist()), Path(folder) / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_sample_each_learn_what_one_with_both_learns(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -294,3 +298,20 @@ def test_two_processes_with_a_sample_each_learn_what_one_with_both_learns(tmp_pa
 def test_a_loss_is_written_as_a_sum():
     assert Loss.of("2 bce + dice").terms == (("bce", 2.0), ("dice", 1.0))
     assert str(Loss.of("cross-entropy+dice")) == "cross-entropy + dice"
+
+
+@pytest.mark.parametrize("room", [0, 3000])
+def test_a_full_disk_is_said_and_leaves_the_old_checkpoint(tmp_path, monkeypatch, room):
+    class Full(io.BytesIO):
+        def write(self, content):
+            if self.tell() + len(content) > room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(content)
+
+    path = tmp_path / "checkpoint.pt"
+    write_checkpoint(path, {"format": 1, "step": 1})
+    monkeypatch.setattr(Path, "open", lambda self, mode: Full())
+    with pytest.raises(DiskFullError, match=r"checkpoint\.pt"):
+        write_checkpoint(path, {"format": 1, "step": 2, "weights": torch.zeros(4000)})
+    monkeypatch.undo()
+    assert read_checkpoint(path) == {"format": 1, "step": 1}

@@ -210,3 +210,20 @@ def test_a_volume_of_one_value_or_with_nan_cannot_be_normalised(write_volume, tm
     broken = write_volume(tmp_path / "nan.ome.zarr", np.full((4, 5, 6), np.nan, np.float32))
     with pytest.raises(InputError, match="NaN"):
         scaling_of(broken, Normalization(kind="percentiles"))
+
+
+@pytest.mark.parametrize("kind", ["none", "linear", "mean-sd"])
+def test_a_voxel_that_is_no_number_is_refused_by_every_normalisation(write_volume, tmp_path, kind):
+    values = np.ones((4, 5, 6), np.float32)
+    values[2, 3, 4] = np.nan
+    with pytest.raises(InputError, match=r"nan\.ome\.zarr.* holds NaN"):
+        scaling_of(write_volume(tmp_path / "nan.ome.zarr", values), Normalization(kind=kind))
+
+
+@pytest.mark.parametrize("wrong", [3, -1])
+def test_a_label_beyond_the_classes_is_named_with_its_volume(write_volume, tmp_path, wrong):
+    labels = np.zeros((4, 5, 6), np.int16)
+    labels[1, 2, 3], labels[0, 0, 0] = wrong, 9
+    volume = write_volume(tmp_path / "classes.ome.zarr", labels)
+    with pytest.raises(InputError, match=rf"classes\.ome\.zarr.* holds label {wrong}, .* 3 classes"):
+        find_foreground([(volume, volume.box)], Target(kind="classes", classes=3, ignore=9))
