@@ -30,8 +30,8 @@ from chunkflow.testing.suites import write_volume
 
 SIDE, QUICK_SIDE = 256, 96
 WINDOWS, QUICK_WINDOWS = (64, 96, 128), (64,)
-PATCHES = (112, 144, 176, 208)
-CROPS = ((128, 16), (128, 32), (160, 16), (160, 32))
+PATCHES = (112, 144, 176)
+CROPS = ((128, 16), (128, 32))
 CONFIG = UNetConfig(widths=(16, 32, 64), norm="batch")
 BARE_GOAL, MONAI_GOAL = 0.95, 1.5
 FAR = 24

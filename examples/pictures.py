@@ -1,4 +1,5 @@
-"""What deconvolution does to two real stacks, as pictures: docs/yeast.png and docs/dapi.png.
+"""What deconvolution does to two real stacks, and the shipped network to a synthetic one, as pictures: docs/yeast.png,
+docs/dapi.png and docs/network.png.
 
     python examples/pictures.py DATA_FOLDER [OUT]
 
@@ -26,8 +27,10 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 import chunkflow as cf
+from chunkflow.run.demo_network import run_network_demo
 from chunkflow.run.result import ResultVolume
 from chunkflow.storage.tiff import import_tiff
+from chunkflow.synth.crowds import VOXEL_UM
 
 Voxels = NDArray[np.float32]
 Panel = tuple[str, Image.Image]
@@ -66,7 +69,7 @@ NEAR_END = 6
 
 
 def main() -> None:
-    """Read the arguments, draw both pictures."""
+    """Read the arguments, draw the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the TIFF files")
     parser.add_argument("out", type=Path, nargs="?", default=HERE.parent / "docs", help="folder of the pictures")
@@ -74,6 +77,7 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         draw_yeast(given.data / "yeast_mito_01.tif", Path(scratch), given.out / "yeast.png")
         draw_nucleus(given.data / "dapi_nucleus.tif", Path(scratch), given.out / "dapi.png")
+        draw_network(Path(scratch), given.out / "network.png")
 
 
 def draw_yeast(tiff: Path, scratch: Path, path: Path) -> None:
@@ -126,6 +130,22 @@ def draw_nucleus(tiff: Path, scratch: Path, path: Path) -> None:
     for _, panel in panels:
         mark_row(panel, y * ZOOM)
     save(panels, path, um_per_pixel=NUCLEUS_UM[1] / ZOOM, bar_um=5)
+
+
+def draw_network(scratch: Path, path: Path) -> None:
+    """The demo's synthetic stack, what the network that comes with the package makes of it, and the truth."""
+    result = run_network_demo(scratch / "network").result
+    truth = np.asarray(cf.open_volume(scratch / "network" / "stack.ome.zarr" / "labels" / "truth")[...], np.float32)
+    panels = [
+        ("synthetic stack", grey(voxels(result.image).max(axis=0), ZOOM)),
+        ("probability", grey(voxels(result.probability).max(axis=0), ZOOM)),
+        ("objects and skeleton", grey((voxels(result.labels) > 0).max(axis=0), ZOOM)),
+        ("truth", grey(truth.max(axis=0), ZOOM)),
+    ]
+    panels = [(title, stacked([panel])) for title, panel in panels]
+    for _, _, data in result.graph.edges(data=True):
+        draw_curve(panels[2][1], data["points"][:, 1:] / VOXEL_UM, (0, 0))
+    save(panels, path, um_per_pixel=VOXEL_UM / ZOOM, bar_um=1)
 
 
 def image_of(stages: Sequence[Any], stack: Path, out: Path) -> Voxels:

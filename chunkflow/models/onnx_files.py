@@ -79,6 +79,8 @@ def _fields(content: mmap.mmap | bytes, start: int, stop: int) -> Iterator[tuple
     """Number, start and stop of every field that holds bytes; others are stepped over."""
     while start < stop:
         key, start = _varint(content, start)
+        if key >= 1 << 32:  # other readers drop what is above, and see another field
+            raise ValueError(f"a field has the number {key >> 3}")
         kind = key & 7
         if kind == VARINT:
             _, start = _varint(content, start)

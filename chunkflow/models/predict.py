@@ -231,7 +231,7 @@ def _forward(model: Model, patches: torch.Tensor, how: Application) -> torch.Ten
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        cause = " ".join(str(error).split()[:30]) or type(error).__name__
         raise ModelError(
             f"the network cannot be applied to patches {shape}: {cause}", "Use the patch and batch it was made for"
         ) from error

@@ -30,7 +30,7 @@ LONGEST = 4096
 """Voxels of a line, beyond which a network is taken to look everywhere."""
 CELLS = (17, 65, 257)
 LARGE = 1e3
-SAME = 1e-4
+SAME = 1e-3
 """Of the range of an output: what rounding may differ by; other positions within a stride differ by hundredths."""
 BYTES_PER_VOXEL = 4 * 160
 """Of a patch, for networks that run only on real tensors: 40 arrays of 4 bytes were measured for widths of 16 to 64,
@@ -141,7 +141,7 @@ def _moves(model: Model, axis: int, shape: list[int], far: int) -> bool:
             values.narrow(2 + axis, far * step * factor, values.shape[2 + axis] - 2 * far * step * factor)
             for values in (whole, moved)
         ]
-        room = SAME * (whole.max() - whole.min()) + 1e-6 * whole.abs().max()
+        room = SAME * (whole.max() - whole.min()) + 1e-5 * whole.abs().max()
         return bool(((inner[0] - inner[1]).abs() <= room).all())
 
 

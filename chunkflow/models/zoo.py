@@ -5,7 +5,7 @@ What it says becomes a `Model`:
 
     axes b c z y x           as they are          pre-, postprocessing    `zoo_processing`
     axes b c y x             plane by plane       size: min + n * step    patch_min, stride
-    scale of the output      upsampling           halo                    Model.halo, which nobody cuts away here
+    scale of the output      upsampling           halo                    Model.halo, the usual margin
 
 Weights are taken from the first entry that can be loaded: pytorch_state_dict of our own architecture, torchscript, then
 onnx. Architectures in a package are programs, and are never imported.

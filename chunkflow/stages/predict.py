@@ -313,8 +313,8 @@ def _warnings(flow: Flow, model: load.Model) -> tuple[str, ...]:
     found = []
     if reach(model) is None:
         found.append(
-            "the network's result depends on its whole patch (group or instance norm, attention, one fixed shape, or an "
-            "output that does not move with its input by whole strides, as with a stride that nobody stated): "
+            "the network's result depends on its whole patch (group or instance norm, attention, one fixed shape, or "
+            "an output that does not move with its input by whole strides, as with a stride that nobody stated): "
             "another patch or overlap is another result, blocks and workers change nothing"
         )
     trained = model.usage.voxel_um

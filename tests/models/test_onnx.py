@@ -231,3 +231,11 @@ def test_bytes_that_are_no_network_are_one_error_and_end(tmp_path):
             external_files(tmp_path / "net.onnx")
         except ModelError:
             continue
+
+
+def test_a_field_whose_number_other_readers_would_cut_is_refused():
+    """A key of 33 bits: read as 32 it leads to a file that was never checked."""
+    key = bytes([0xBA, 0x80, 0x80, 0x80, 0x10])  # 7, a graph, and bit 32
+    assert names_in(bytes([0x3A, 0]) + bytes([0x3A, 0])) == []
+    with pytest.raises(ValueError, match="number"):
+        names_in(bytes([0x3A, 0]) + key + bytes([0]))

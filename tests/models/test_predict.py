@@ -202,7 +202,21 @@ def test_channels_last_changes_no_more_than_the_last_digits(patches):
     np.testing.assert_allclose(predict(prepared(model), patches, RAW), usual, atol=1e-5)
 
 
+def test_weights_of_planes_in_a_network_of_volumes_stay_as_they_are(patches):
+    class Planes(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, x):
+            return self.inner(x.flatten(1, 2).transpose(0, 1)).transpose(0, 1)[:, None]
+
+    model = Model(Planes().eval().requires_grad_(False), "0" * 64, (1, 1, 1), 1, "cpu")
+    np.testing.assert_array_equal(predict(prepared(model), patches[:1], RAW), predict(model, patches[:1], RAW))
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.:DeprecationWarning")  # from torch's own compiler
 def test_a_compiled_network_gives_nearly_the_same_and_the_same_every_time():
     model = random_model(widths=(8, 16), norm="none")
     patches = np.random.default_rng(6).random((1, 1, 32, 32, 32), dtype=np.float32)

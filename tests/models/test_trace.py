@@ -95,6 +95,42 @@ def test_a_network_that_takes_one_shape_alone_cannot_be_watched():
     assert reach(model_of(Fixed())) is None
 
 
+class Coarse(nn.Module):
+    """Half the resolution and back; `corners` spreads the voxels over the length of the patch."""
+
+    def __init__(self, *, corners: bool) -> None:
+        super().__init__()
+        self.convolution = nn.Conv3d(1, 1, 3, padding=1)
+        self.corners = corners if corners else None
+        self.mode = "trilinear" if corners else "nearest"
+
+    def forward(self, x):
+        inner = nn.functional.max_pool3d(self.convolution(x), 2, ceil_mode=True)
+        return nn.functional.interpolate(inner, size=x.shape[2:], mode=self.mode, align_corners=self.corners)
+
+
+@pytest.mark.parametrize(("corners", "stride", "far"), [(False, 2, (2, 2, 2)), (True, 2, None), (False, 1, None)])
+def test_a_network_that_looks_near_by_and_does_not_move_with_its_input_is_noticed(corners, stride, far):
+    """Voxels spread over the length of the patch, and a stride that nobody stated."""
+    assert reach(model_of(Coarse(corners=corners), stride=(stride,) * 3)) == far
+
+
+def test_what_a_runtime_raises_of_its_own_means_one_shape_alone():
+    class Foreign(Exception):
+        pass
+
+    class Fixed(nn.Module):
+        def forward(self, x):
+            raise Foreign
+
+    assert reach(model_of(Fixed())) is None
+
+
+def test_a_network_that_takes_no_thin_line_is_watched_on_the_smallest_patch_it_takes():
+    module = nn.Conv3d(1, 1, 3, padding=1, padding_mode="reflect")  # reflects what is at least two voxels long
+    assert reach(model_of(module, patch_min=(4, 4, 4))) == (1, 1, 1)
+
+
 def test_the_memory_of_two_convolutions_is_that_of_the_arrays_that_live_together():
     """The image, and what each convolution makes: 4 channels, then 2, the first alive until the second is done."""
     module = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 2, 3, padding=1), nn.Conv3d(2, 1, 1))

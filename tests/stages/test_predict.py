@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 import chunkflow as cf  # noqa: E402
 from chunkflow.errors import ConfigError, ModelError, PlanError  # noqa: E402
 from chunkflow.kernels.blend import gaussian_weights  # noqa: E402
-from chunkflow.models import Normalization, Usage, save_model  # noqa: E402
+from chunkflow.models import Normalization, Usage, load_model, save_model  # noqa: E402
 from chunkflow.models.unet import UNet, UNetConfig  # noqa: E402
 from chunkflow.stages import patches  # noqa: E402
 from chunkflow.testing.memory import run_in_memory  # noqa: E402
@@ -366,3 +367,67 @@ def test_a_network_of_several_channels_is_refused_before_anything_starts(tmp_pat
     path, _ = network(tmp_path, widths=(4, 8), norm="none", in_channels=2)
     with pytest.raises(ModelError, match="takes 2 channels"):
         run_in_memory([small("auto", path)], image((16, 16, 16)), block=ONE_BLOCK)
+
+
+# What differs in y and x, and what a network insists on.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch": (8, 16, 32)}, r"patch \[8, 16, 32\] cannot be turned"),
+        ({"patch": 16, "overlap": (0, 4, 8)}, r"overlap \[0, 4, 8\] cannot be turned"),
+    ],
+)
+def test_patches_that_cannot_be_turned_are_refused_before_a_run(options, message, tmp_path):
+    path, _ = network(tmp_path, widths=(4, 6), norm="none")
+    with pytest.raises(PlanError, match=message):
+        found(small("crop", path, turns="plane", **options), image((12, 20, 22)))
+
+
+def test_networks_of_other_strides_and_reaches_in_y_and_x_are_turned_exactly(tmp_path, monkeypatch):
+    """The mean over eight huge forward passes: patches and margins are square, in whole strides of both axes."""
+    path, module = network(tmp_path, widths=(4, 6), norm="none", pools=((1, 2, 3),), kernels=((3, 3, 5),))
+    volume = image((6, 48, 30))
+    monkeypatch.setattr(patches, "SIDES", (16,))
+    truth = np.zeros(volume.shape)
+    for flip, quarter in product((1, -1), range(4)):
+        turned = np.rot90(volume[:, :, ::flip], quarter, (1, 2)).copy()
+        truth += np.rot90(huge(module, turned), -quarter, (1, 2))[:, :, ::flip] / 8
+    result = found(small("exact", path, turns="plane"), volume)
+    np.testing.assert_allclose(result, truth, atol=1e-5, rtol=0)
+    assert np.ptp(truth) > 1e-2
+
+
+@pytest.mark.parametrize("norm", ["none", "group"])
+def test_a_side_that_a_network_insists_on_is_that_of_every_patch(norm, tmp_path):
+    path, _ = network(tmp_path, widths=(4,), norm=norm)
+    model = replace(load_model(path), patch=(None, 32, None))
+    wishes = patches.PatchWishes(mode=None, patch=None, overlap=None, batch=1, square=False)
+    _, lattice = patches.settled(model, (10, 50, 40), wishes)
+    assert lattice.patch[1] == 32
+    assert lattice.patch[0] < 64
+
+
+# What a plan refuses.
+
+
+def test_the_largest_of_outputs_far_above_0_is_told(tmp_path):
+    """Sigmoids of 20 and of 30 are both 1 in float32."""
+    path, module = network(tmp_path, widths=(4,), norm="none", out_channels=2)
+    module.head.weight.zero_()
+    module.head.bias[:] = torch.tensor([20.0, 30.0])
+    save_model(module, module.config, path, usage=Usage())
+    stage = cf.Predict(path=path, output="classes")
+    arrays = run_in_memory([stage], image((8, 8, 8)), block=ONE_BLOCK, save=("classes",)).arrays
+    assert np.all(arrays["classes"] == 1)
+
+
+def test_channels_and_classes_that_are_not_there_are_refused_before_a_run(tmp_path):
+    volume = write_volume(tmp_path / "in.ome.zarr", image((8, 8, 8)))
+    two, _ = network(tmp_path, widths=(4,), in_channels=2)
+    with pytest.raises(ModelError, match="takes 2 channels, and sees one"):
+        cf.Pipeline([cf.Predict(path=two)]).plan(volume, tmp_path / "out")
+    three, _ = network(tmp_path, widths=(4,), out_channels=3)
+    with pytest.raises(ModelError, match=r"foreground \[1, 7\] of a network with 3 outputs"):
+        cf.Pipeline([cf.Predict(path=three, output="classes", foreground=(1, 7))]).plan(volume, tmp_path / "out")
