@@ -180,9 +180,11 @@ class Pipeline:
         for stage in predictors:
             decides = stage.says_foreground if isinstance(stage, Predict) else stage.threshold is not None
             if decides and "threshold" in keys:
+                is_fixed = isinstance(stage.threshold, float | int)
+                said = f"threshold {stage.threshold}" if is_fixed else "output: classes"
                 raise ConfigError(
-                    f"{stage.key} says what foreground is (threshold {stage.threshold}) and a threshold stage follows",
-                    f"Set threshold of {stage.key} to null, or leave the stage out",
+                    f"{stage.key} says what foreground is ({said}) and a threshold stage follows",
+                    f"Set threshold of {stage.key} to null, or leave the stage out" if is_fixed else "Leave it out",
                 )
         if self.block != "auto" and min(self.block) < 1:
             raise ConfigError(f"block {list(self.block)} is not positive", "Give voxels for z, y, x, or auto")
