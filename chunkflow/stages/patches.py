@@ -266,8 +266,10 @@ def _steps(model: Model, shape: Triple, side: int, margin: Triple, square: bool)
 
 def _grouped(model: Model, shape: Triple, step: Triple, margin: Triple, batch: int) -> PatchLattice:
     """Patches of one forward pass side by side: as many as there are, as nearly a cube as that allows."""
-    z, y, x = (range(1, min(batch, -(-n // s)) + 1) for n, s in zip(shape, step, strict=True))
-    fitting = [triple(group) for group in product(z, y, x) if prod(group) <= batch]
+    z, y, x = (-(-n // s) for n, s in zip(shape, step, strict=True))
+    fitting = [
+        (a, b, min(x, batch // (a * b))) for a in range(1, min(batch, z) + 1) for b in range(1, min(batch // a, y) + 1)
+    ]
     group = max(fitting, key=lambda g: (prod(g), -max(g), g[::-1]))
     return PatchLattice(shape=shape, step=step, margin=margin, finer=model.upsampling, group=group)
 
