@@ -60,11 +60,6 @@ def halo(scales_um: Sequence[float], voxel_um: Micrometers) -> Triple:
     return z, y, x
 
 
-def scaled(image: NDArray[Any], low: float, high: float) -> Float:
-    """The image as float32, `low` being 0 and `high` 1."""
-    return (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-
-
 def working_bytes(size: Triple, scales_um: Sequence[float], voxel_um: Micrometers) -> int:
     """What the features of a box of that size take, themselves included."""
     grown = prod(n + 2 * h for n, h in zip(size, halo(scales_um, voxel_um), strict=True))

@@ -99,22 +99,6 @@ def window_radius(window_um: float, voxel_um: tuple[float, float, float]) -> Tri
     return triple(tuple(max(0, floor(window_um / v / 2 - 0.5 + 1e-6)) for v in voxel_um))
 
 
-def local_thresholds(
-    image: NDArray[Any],
-    valid: NDArray[np.bool_] | None,
-    *,
-    radius: Triple,
-    rule: LocalRule,
-    limits: tuple[float, float],
-    dtype: DTypeLike,
-) -> Floats:
-    """The threshold of every voxel of a volume: `threshold_planes` put together. (Z, Y, X) float64."""
-    planes = threshold_planes(
-        image, valid, planes=range(image.shape[0]), radius=radius, rule=rule, limits=limits, dtype=dtype
-    )
-    return np.stack([threshold for _, threshold in planes])
-
-
 def threshold_planes(
     image: NDArray[Any],
     valid: NDArray[np.bool_] | None,

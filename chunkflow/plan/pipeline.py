@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import pydantic
-import yaml
 
-from chunkflow.errors import ConfigError, InputNotFoundError, UsageError, nearest
+from chunkflow.errors import ConfigError, UsageError, nearest
 from chunkflow.geometry.box import Triple
 from chunkflow.geometry.scale import MicrometerTriple
+from chunkflow.plan.descriptions import read_description, set_value
 from chunkflow.plan.threshold_files import shared_threshold
 from chunkflow.stages.apply import Apply
 from chunkflow.stages.base import Stage
@@ -193,16 +193,7 @@ class Pipeline:
     def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """The pipeline in a file. `overrides` are KEY.key=value, KEY a stage, input or output."""
         file = Path(path)
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputNotFoundError(f"the pipeline {path} cannot be read ({error})", "Check the path") from error
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not YAML: {error}", "Mind the indentation") from error
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path} holds no pipeline", "Start with version: 1 and stages:")
+        content = read_description(file, called="pipeline", remedy="Start with version: 1 and stages:")
         return cls.from_dict(content, folder=file.parent, overrides=overrides)
 
     @classmethod
@@ -299,16 +290,7 @@ def _override(text: str, sections: dict[str, dict[str, Any]], stages: dict[str, 
     targets = sections | stages
     if section not in targets:
         raise ConfigError(f"--set names {section!r}, which the pipeline does not have", nearest(section, targets))
-    target = targets[section]
-    *path, last = key.split(".")
-    for part in path:
-        inner = target.get(part)
-        target[part] = dict(inner) if isinstance(inner, dict) else {}
-        target = target[part]
-    try:
-        target[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r} has a value that is not YAML", "Put it in quotes") from error
+    set_value(targets[section], key, value, option=text)
 
 
 def _parse(kind: type[T], values: Mapping[str, Any], where: str) -> T:

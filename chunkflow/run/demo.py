@@ -88,12 +88,17 @@ def run_demo(
     """Draw the volume, run the pipeline in `folder` (written there unless the user has one), compare with the truth."""
     place = Path(folder)
     truth = synthesise(place)
-    path = place / "pipeline.yaml"
-    if not path.exists():
-        write_atomic(path, PIPELINE.format(path=path).encode())
+    path = written(place / "pipeline.yaml", PIPELINE)
     plan = Pipeline.from_yaml(path).plan(workers=workers)
     result = run_plan(plan, on=on, workers=workers, device=device, on_event=on_event, command=command)
     return Demo(result, path, truth, compare(result, truth, place / "image.ome.zarr"))
+
+
+def written(path: Path, pipeline: str) -> Path:
+    """The pipeline's file, unless the user has one there, with its own path in the text."""
+    if not path.exists():
+        write_atomic(path, pipeline.format(path=path).encode())
+    return path
 
 
 def compare(result: Result, truth: Truth, image: Path) -> tuple[Comparison, ...]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from chunkflow.geometry.scale import Scale
 from chunkflow.plan.pipeline import Pipeline
-from chunkflow.run.demo import Comparison, Demo, foreground_dice
+from chunkflow.run.demo import Comparison, Demo, foreground_dice, written
 from chunkflow.run.driver import run_plan
 from chunkflow.run.synthesise import write_with_truth
 from chunkflow.storage.files import write_atomic
@@ -61,9 +61,7 @@ def run_network_demo(
     """Draw the stack, run the pipeline in `folder` (written there unless the user has one), compare with the truth."""
     place = Path(folder)
     truth = _drawn(place)
-    path = place / "network.yaml"
-    if not path.exists():
-        write_atomic(path, PIPELINE.format().encode())
+    path = written(place / "network.yaml", PIPELINE)
     plan = Pipeline.from_yaml(path).plan()
     # One block: a cluster would take longer to start than all of it.
     result = run_plan(plan, on=on or "serial", device=device, on_event=on_event, command=command)

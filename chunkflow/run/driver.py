@@ -35,7 +35,8 @@ from chunkflow.errors import (
     IntegrityError,
     UsageError,
 )
-from chunkflow.plan.plan import Pass, Plan
+from chunkflow.plan.passes import Pass
+from chunkflow.plan.plan import Plan
 from chunkflow.run.admission import check_admission, forget_run, remember_input
 from chunkflow.run.engine import Engine, chosen_engine
 from chunkflow.run.findings import Findings

@@ -21,7 +21,7 @@ from chunkflow.geometry.grid import Grid
 from chunkflow.kernels import threshold
 from chunkflow.kernels.threshold import Bins
 from chunkflow.models.usage import Normalization
-from chunkflow.stages.normalize import scale_of
+from chunkflow.stages.normalize import compressed, scale_of, scaled
 from chunkflow.storage.volume import Volume
 
 BLOCK: Triple = (128, 128, 128)
@@ -45,14 +45,11 @@ class Scaling:
 
     def linear(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """The first part."""
-        return (values.astype(np.float32) - np.float32(self.offset)) / np.float32(self.scale)
+        return np.asarray(scaled(values, self.offset, self.scale))
 
     def compressed(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """The second part."""
-        if self.asinh is None:
-            return values
-        shrunk = np.arcsinh(values * np.float32(self.asinh)) * np.float32(1 / np.arcsinh(self.asinh))
-        return np.asarray(shrunk, np.float32)
+        return np.asarray(compressed(values, self.asinh), np.float32)
 
     def apply(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Both."""

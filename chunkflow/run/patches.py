@@ -26,8 +26,6 @@ from chunkflow.run.foreground import Foreground, classes_of
 from chunkflow.run.normalising import Scaling
 from chunkflow.storage.volume import Volume
 
-Triples = tuple[Triple, ...]
-
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Region:

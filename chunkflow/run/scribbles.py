@@ -17,6 +17,7 @@ from chunkflow.geometry.box import Box, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.kernels import features
 from chunkflow.run.normalising import Progress, read_finite
+from chunkflow.stages.normalize import scaled
 from chunkflow.storage.volume import Volume
 
 BLOCK_SIDE = 64
@@ -35,6 +36,7 @@ def samples_of(
     tell: Progress,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Features (N, F) and labels (N,) of the voxels drawn, block by block, in raster order in each."""
+    low, high = limits
     grid = Grid(marks.shape, triple(BLOCK_SIDE))
     around = features.halo(scales_um, source.scale.voxel_um)
     found: list[NDArray[np.float32]] = []
@@ -51,7 +53,7 @@ def samples_of(
             )
             read = box.grow(around).clip(source.box)
             values = features.features(
-                features.scaled(read_finite(source, read), *limits),
+                scaled(read_finite(source, read), low, high - low),
                 read.start,
                 start=box.start,
                 stop=box.stop,

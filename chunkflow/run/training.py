@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import pydantic
-import yaml
 
-from chunkflow.errors import ConfigError, InputNotFoundError, ModelError, nearest
+from chunkflow.errors import ConfigError, ModelError, nearest
 from chunkflow.geometry.box import Triple
 from chunkflow.models.augment import Augment
 from chunkflow.models.recipe import Loss, Recipe
 from chunkflow.models.targets import Target
 from chunkflow.models.usage import Normalization
+from chunkflow.plan.descriptions import read_description, set_value
 
 T = TypeVar("T")
 
@@ -160,14 +160,7 @@ class Training:
     def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """The training in a file. `overrides` are key=value or key.key=value."""
         file = Path(path)
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputNotFoundError(f"the training {path} cannot be read ({error})", "Check the path") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not YAML: {error}", "Mind the indentation") from error
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path} holds no training", "Start with version: 1 and pairs:")
+        content = read_description(file, called="training", remedy="Start with version: 1 and pairs:")
         return cls.from_dict(content, folder=file.parent, overrides=overrides)
 
     @classmethod
@@ -309,18 +302,9 @@ def _with_paths(value: Any, base: Path) -> Any:
 
 def _override(text: str, values: dict[str, Any]) -> None:
     name, equals, value = text.partition("=")
-    *path, last = name.split(".")
-    if not (equals and last):
+    if not equals or not name or name.endswith("."):
         raise ConfigError(f"--set {text!r} is not key=value", "For example --set steps=500 or --set target.soft=true")
-    target = values
-    for part in path:
-        inner = target.get(part)
-        target[part] = dict(inner) if isinstance(inner, Mapping) else {}
-        target = target[part]
-    try:
-        target[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r} has a value that is not YAML", "Put it in quotes") from error
+    set_value(values, name, value, option=text)
 
 
 def _channels(pair: Pair) -> int:

@@ -1,6 +1,6 @@
 """Scores on boxes that no patch of a training reaches into.
 
-    box  ->  patches on a lattice, reflected at its faces  ->  network  ->  blended as `predict` does  ->  scores
+    box  ->  patches on a lattice, reflected at its faces  ->  network  ->  blended by Gaussian weights  ->  scores
 
 The boxes are few and are held in memory with their targets; counts of all of them are added up before a score is made,
 so a box without foreground does not count as a perfect one.

@@ -101,12 +101,23 @@ def scale_drafts(flow: Flow, how: Normalization, key: str) -> tuple[Draft, ...]:
 
 def normalized(image: Any, how: Normalization, found: Record | None) -> Any:
     """The image as float32, scaled by what `MergeScale` found or by given numbers, then compressed."""
-    xp = array_module(image)
-    values = image.astype(xp.float32)
+    offset, scale = 0.0, 1.0
     if how.kind == "linear":
-        values = (values - xp.float32(how.offset)) / xp.float32(how.scale)
+        offset, scale = how.offset, how.scale
     elif found is not None:
-        values = (values - xp.float32(found["offset"][0])) / xp.float32(found["scale"][0])
-    if how.asinh is not None:
-        values = xp.arcsinh(values * xp.float32(how.asinh)) * xp.float32(1 / np.arcsinh(how.asinh))
-    return values
+        offset, scale = float(found["offset"][0]), float(found["scale"][0])
+    return compressed(scaled(image, offset, scale), how.asinh)
+
+
+def scaled(image: Any, offset: float, scale: float) -> Any:
+    """(value - offset) / scale, float32 throughout; numpy or cupy, any real dtype and shape."""
+    xp = array_module(image)
+    return (image.astype(xp.float32) - xp.float32(offset)) / xp.float32(scale)
+
+
+def compressed(values: Any, asinh: float | None) -> Any:
+    """asinh(a v) / asinh(a) of float32 values, any shape; themselves where a is None."""
+    if asinh is None:
+        return values
+    xp = array_module(values)
+    return xp.arcsinh(values * xp.float32(asinh)) * xp.float32(1 / np.arcsinh(asinh))

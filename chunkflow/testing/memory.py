@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from chunkflow.errors import IntegrityError
 from chunkflow.geometry.box import Box, Triple
 from chunkflow.geometry.scale import MicrometerTriple, Scale
+from chunkflow.plan.passes import drafts_of
 from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline
-from chunkflow.plan.plan import drafts_of
 from chunkflow.stages.base import Draft, Record, Region, Stage, View, boxes_of_chain
 from chunkflow.stages.graph import PARTS, GraphTables, graph_part
 from chunkflow.stages.label import label_dtype

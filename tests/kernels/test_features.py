@@ -147,9 +147,3 @@ def test_eigenvalues_of_matrices_are_those_of_lapack(seed: int) -> None:
     nearly = np.array([[1, 1e-9, 0], [1e-9, 1, 1e-9], [0, 1e-9, 1]])
     features.eigenvalues(*np.diag(nearly), nearly[0, 1], nearly[0, 2], nearly[1, 2], found)
     np.testing.assert_allclose(found - 1, np.array([1, 0, -1]) * sqrt(2) * 1e-9, atol=1e-12)
-
-
-def test_scaling_puts_two_grey_values_at_0_and_1() -> None:
-    image = np.array([[[100, 300, 200, 500]]], np.uint16)
-    assert features.scaled(image, 100.0, 300.0).ravel().tolist() == [0, 1, 0.5, 2]
-    assert np.isfinite(features.scaled(np.array([2**31], np.uint32), 2.0**31, 2.0**31 + 1)).all()

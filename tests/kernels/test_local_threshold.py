@@ -25,8 +25,12 @@ def image_of(dtype: Any, shape: tuple[int, int, int] = (11, 23, 29), seed: int =
 def thresholds(image: np.ndarray, rule: LocalRule, radius: tuple[int, int, int], valid: Any = None) -> np.ndarray:
     inside = image if valid is None else image[valid]
     limits = float(inside.min()), float(inside.max())
-    found = local.local_thresholds(image, valid, radius=radius, rule=rule, limits=limits, dtype=image.dtype)
-    return np.asarray(found)
+    return whole_volume(image, valid, radius=radius, rule=rule, limits=limits, dtype=image.dtype)
+
+
+def whole_volume(image: np.ndarray, valid: Any, **parameters: Any) -> np.ndarray:
+    planes = local.threshold_planes(image, valid, planes=range(len(image)), **parameters)
+    return np.stack([threshold for _, threshold in planes])
 
 
 def by_windows(image: np.ndarray, rule: LocalRule, radius: tuple[int, int, int], valid: np.ndarray) -> np.ndarray:
@@ -80,7 +84,7 @@ def test_planes_of_a_part_are_those_of_the_whole_bit_for_bit(dtype: Any) -> None
     image = image_of(dtype) * dtype(1.37)
     limits = float(image.min()), float(image.max())
     radius = (2, 3, 4)
-    whole = local.local_thresholds(image, None, radius=radius, rule=SAUVOLA, limits=limits, dtype=dtype)
+    whole = whole_volume(image, None, radius=radius, rule=SAUVOLA, limits=limits, dtype=dtype)
     part = image[3:10, 4:, 5:20]
     found = list(
         local.threshold_planes(part, None, planes=range(2, 5), radius=radius, rule=SAUVOLA, limits=limits, dtype=dtype)

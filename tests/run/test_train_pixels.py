@@ -17,6 +17,7 @@ from chunkflow.models import pixels
 from chunkflow.run import normalising, scribbles
 from chunkflow.run.check import check
 from chunkflow.run.train_pixels import Options, TrainedPixels, limits_of, train_pixels
+from chunkflow.stages.normalize import scaled
 from chunkflow.testing.suites import write_volume
 
 pytest.importorskip("sklearn.ensemble", reason="scikit-learn is not installed")
@@ -118,7 +119,7 @@ def test_samples_are_the_features_of_the_whole_volume_at_the_voxels_drawn(
     found, labels = scribbles.samples_of(source, marks, counts, scales, (100.0, 600.0), drawn, quiet)
     assert np.unique(labels, return_counts=True)[1].tolist() == [100] * 3
     whole = features.features(
-        features.scaled(image, 100.0, 600.0),
+        scaled(image, 100.0, 500.0),
         (0, 0, 0),
         start=(0, 0, 0),
         stop=shape,  # type: ignore[arg-type]

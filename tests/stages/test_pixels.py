@@ -17,6 +17,7 @@ from chunkflow.errors import ConfigError, IncompleteError, ModelError
 from chunkflow.kernels import features, threshold
 from chunkflow.models import pixels
 from chunkflow.plan.plan import Plan
+from chunkflow.stages.normalize import scaled
 from chunkflow.testing.suites import check_stage, random_volume, write_volume
 
 forests = pytest.importorskip("sklearn.ensemble", reason="scikit-learn is not installed")
@@ -54,7 +55,7 @@ def features_of(image: NDArray[Any]) -> NDArray[Any]:
     low, high = (threshold.percentile(threshold.histogram(image, bins), bins, q) for q in (2, 98))
     shape: Any = image.shape
     return features.features(
-        features.scaled(image, low, high),
+        scaled(image, low, high - low),
         (0, 0, 0),
         start=(0, 0, 0),
         stop=shape,

@@ -1,0 +1,189 @@
+"""Passes of a plan: the drafts of all stages on a volume, settled on arrays, halos and memory. Reads no voxel.
+
+stages --drafts(flow)--> drafts --layouts--> arrays that are written --boxes, memory--> passes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from chunkflow.errors import ConfigError
+from chunkflow.geometry.box import Box, Triple, triple
+from chunkflow.plan import memory
+from chunkflow.plan.beside import Beside
+from chunkflow.plan.pipeline import Pipeline
+from chunkflow.stages.base import ArraySpec, Draft, Flow, boxes_of_chain
+from chunkflow.stages.label import Label
+from chunkflow.stages.scan import Scan
+from chunkflow.storage.layout import ArrayLayout, layout_for_core
+from chunkflow.storage.volume import Volume
+
+SMALL_CHUNK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedArray:
+    """An array that a pass writes.
+
+    layout : shape, dtype ("uint32" until the number of labels is known), chunks and shards
+    labels : whether the dtype follows the number of labels
+    kept : whether it stays in the result; the others are deleted at the end of the run
+    """
+
+    name: str
+    layout: ArrayLayout
+    labels: bool
+    kept: bool
+    producer: str
+
+    @property
+    def nbytes(self) -> int:
+        """Size without compression."""
+        return prod(self.layout.shape) * np.dtype(self.layout.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A draft settled: what it reads from storage, what it writes and what a unit of it takes."""
+
+    draft: Draft
+    reads: tuple[str, ...]
+    halo: Triple
+    peak_bytes: int
+
+    @property
+    def name(self) -> str:
+        return self.draft.name
+
+    @property
+    def units(self) -> int:
+        """Blocks of the grid; a merge is one unit."""
+        return 1 if self.draft.merge else len(self.draft.grid)
+
+
+def drafts_of(
+    pipeline: Pipeline, source: Volume, mask: Volume | None, block: Triple, beside: Beside | None = None
+) -> tuple[list[Draft], Flow]:
+    """The drafts of all stages on a volume, in order, and the flow that leaves the last."""
+    beside = beside or Beside()
+    options = pipeline.input
+    stages = list(pipeline.stages)
+    if options.kind == "image":
+        stages.insert(0, Scan())
+    elif options.kind == "labels" and not any(isinstance(stage, Label) for stage in stages):
+        stages.insert(0, Label())
+    scale = source.scale.shrunk(options.expansion) if options.expansion != 1 else source.scale
+    flow = Flow(
+        kind=options.kind,
+        shape=source.shape,
+        scale=scale,
+        input_shape=source.shape,
+        input_scale=scale,
+        input_dtype=source.dtype.name,
+        block=block,
+        save=frozenset(pipeline.output.save),
+        wants=frozenset(stage.key for stage in stages),
+        image_by=next((stage.key for stage in reversed(stages) if getattr(stage, "makes_image", False)), ""),
+        nodata=options.nodata,
+        has_mask=mask is not None,
+        expansion=options.expansion,
+        channel=source.channel,
+        channel_number=dict(zip((a for a in source.axes if a not in "zyx"), source.at, strict=True)).get("c", 0),
+        optics=source.optics,
+        channels=beside.channels,
+        regions=beside.regions,
+    )
+    drafts: list[Draft] = []
+    for stage in stages:
+        added, flow = stage.drafts(flow)
+        drafts += added
+    return drafts, flow
+
+
+def saved_arrays(pipeline: Pipeline, drafts: Sequence[Draft]) -> list[ArraySpec]:
+    """The arrays that are kept."""
+    made = {spec.name: spec for draft in drafts for spec in draft.writes}
+    makers = {
+        "probability": "predict or pixels",
+        "classes": "predict: {output: classes}",
+        "mask": "threshold, or predict with one, and label",
+    }
+    for name, stage in makers.items():
+        if name in pipeline.output.save and name not in made:
+            raise ConfigError(f"output: save names {name}, which nothing makes", f"Add {stage}, or leave it out")
+    return [made[name] for name in pipeline.output.save if name in made]
+
+
+def reads_of(draft: Draft) -> tuple[str, ...]:
+    """Names of the arrays that a draft reads from storage."""
+    core = draft.grid.core_of(memory.widest_block(draft.grid))
+    products = [spec.source for spec in draft.writes]
+    return tuple(boxes_of_chain(draft.steps, core, Box.of_shape(draft.grid.shape), products)[1])
+
+
+def arrays_of(pipeline: Pipeline, drafts: Sequence[Draft], kept: set[str]) -> dict[str, PlannedArray]:
+    """Every array that the drafts write, by name."""
+    options = pipeline.output
+    found: dict[str, PlannedArray] = {}
+    for draft in drafts:
+        for spec in draft.writes:
+            stays = spec.name.partition("@")[0] in kept
+            dtype = "uint32" if spec.dtype == "labels" else spec.dtype
+            level0 = spec.name in kept and not draft.tiled
+            layout = layout_for_core(
+                draft.grid.core,
+                draft.grid.shape,
+                dtype,
+                2 if stays and options.format == "0.4" else 3,
+                chunk=options.chunk if level0 or (stays and draft.tiled) else None,
+                shard=options.shard if level0 or (stays and draft.tiled) else None,
+            )
+            found[spec.name] = PlannedArray(spec.name, layout, spec.dtype == "labels", stays, draft.name)
+    return found
+
+
+def settled(
+    draft: Draft,
+    reads: tuple[str, ...],
+    arrays: Mapping[str, PlannedArray],
+    readable: Mapping[str, tuple[Triple, str]],
+) -> Pass:
+    """The pass that a draft becomes; `readable` is shape and dtype of every array that can be read."""
+    if draft.merge is not None:
+        return Pass(draft, (), (0, 0, 0), draft.merge.working_bytes(len(draft.grid)))
+    writes = {spec.source: arrays[spec.name].layout.dtype for spec in draft.writes}
+    peak = memory.unit_bytes(draft.steps, draft.grid, writes, readable)
+    return Pass(draft, reads, _halo(draft, readable), peak)
+
+
+def _halo(draft: Draft, readable: Mapping[str, tuple[Triple, str]]) -> Triple:
+    """Voxels read beyond the core in arrays on the pass's own grid, on the side where it is more, by a middle block."""
+    core = draft.grid.core_of(memory.widest_block(draft.grid))
+    products = [spec.source for spec in draft.writes]
+    wanted = boxes_of_chain(draft.steps, core, Box.of_shape(draft.grid.shape), products)[1]
+    own = [box for name, box in wanted.items() if readable[name][0] == draft.grid.shape]
+    beyond = [[max(core.start[a] - box.start[a], box.stop[a] - core.stop[a]) for a in range(3)] for box in own]
+    return triple(tuple(max((sides[a] for sides in beyond), default=0) for a in range(3)))
+
+
+def warnings_of(arrays: Mapping[str, PlannedArray], seen: Mapping[str, Any], source: Volume) -> list[str]:
+    """Sentences for the user about arrays and input."""
+    found = []
+    small = [a.name for a in arrays.values() if a.kept and _has_small_chunk(a.layout)]
+    if small:
+        found.append(
+            f"chunks of {', '.join(small)} are under {SMALL_CHUNK} voxels along an axis: many small reads. "
+            "Use blocks that are multiples of 32"
+        )
+    if seen["missing"]:
+        found.append(f"{seen['missing']} chunks of {source.path} are missing and read as zeros")
+    return found
+
+
+def _has_small_chunk(layout: ArrayLayout) -> bool:
+    return any(c < min(SMALL_CHUNK, n) for c, n in zip(layout.chunk, layout.shape, strict=True))
