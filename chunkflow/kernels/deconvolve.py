@@ -29,8 +29,10 @@ import numpy as np
 from chunkflow.backend import array_module, pointwise
 from chunkflow.geometry.box import Triple, triple
 from chunkflow.kernels import blur as blurs
+from chunkflow.kernels import separable
 from chunkflow.kernels.algorithms import RICHARDSON_LUCY, Algorithm, Descend, back_kernel, bounded
 from chunkflow.kernels.blur import Blur, DepthBlur, DepthPsfs, Edges, blur_with
+from chunkflow.kernels.separable import SeparableBlur
 
 # Voxels of which less than this part of the light was seen cannot be known, and are not amplified further.
 SEEN_FLOOR = 1e-2
@@ -121,7 +123,7 @@ class _Loop:
 
     def __init__(
         self,
-        operator: Blur | DepthBlur,
+        operator: Blur | DepthBlur | SeparableBlur,
         algorithm: Algorithm,
         xp: Any,
         start: float,
@@ -223,12 +225,18 @@ def working_set_bytes(
     algorithm: Algorithm = RICHARDSON_LUCY,
     edges: Edges = "extended",
     kind: str = "cpu",
+    *,
+    is_separable: bool = False,
 ) -> int:
     """Peak memory of `deconvolve` beside the image and the PSF given to it, its result included (one thread).
 
-    The images of the loop, the spectra of the blur, a back projector of its own, and the result.
+    The images of the loop, the spectra of the blur, a back projector of its own, and the result. `is_separable`: the
+    PSF has profiles (`kernels.separable`), and the CPU takes sums instead of spectra.
     """
     has_back = algorithm.back is not None
+    if is_separable and not has_back and kind == "cpu":
+        domain = blurs.sums_on(shape, psf_shape, edges)[1]
+        return 4 * algorithm.images * prod(domain) + separable.working_set_bytes(shape, domain) + 4 * prod(shape)
     padded = blurs.fft_shape(shape, psf_shape, edges, has_back=has_back)
     domain = padded if edges in ("extended", "reflect") else shape
     spectra = blurs.working_set_bytes(shape, psf_shape, edges, kind, has_back=has_back)

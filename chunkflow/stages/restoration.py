@@ -134,6 +134,7 @@ class Restoration:
 
     source : name of the array; limits : name of the merge that knows its range
     psf_shape : shape of one PSF; psfs : their number, more than one where they change with depth
+    is_separable : whether the PSF is one, and the product of its profiles (`kernels.separable`)
     volume : shape of the whole image
     nodata : value of the raw input's voxels that hold no data, None if all do: no light is looked for there
     """
@@ -146,6 +147,7 @@ class Restoration:
     limits: str
     psf_shape: Triple
     psfs: int
+    is_separable: bool
     volume: Triple
     nodata: float | None = None
 
@@ -248,7 +250,9 @@ class Restoration:
         if not isinstance(self.method, Algorithm):
             return inverse.working_set_bytes(inverse.fft_shape(read, (0, 0, 0), (0, 0, 0)), self.psf_shape)
         mirrored = 8 * prod(read) if self.edges == "reflect" else 0
-        one = deconvolve.working_set_bytes(read, self.psf_shape, self.method, self.edges)
+        one = deconvolve.working_set_bytes(
+            read, self.psf_shape, self.method, self.edges, is_separable=self.is_separable
+        )
         return one + (self.psfs - 1) * blur.working_set_bytes(read, self.psf_shape, self.edges) + mirrored
 
 
