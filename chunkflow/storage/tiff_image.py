@@ -8,6 +8,7 @@ error here: left alone, the reader underneath logs a line and returns a shorter 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,10 @@ from numpy.typing import NDArray
 from chunkflow.errors import InputError, InputNotFoundError
 from chunkflow.geometry.box import Box
 from chunkflow.geometry.scale import MicrometerTriple
+from chunkflow.storage.image_source import ChannelStyle, native
 from chunkflow.storage.optics import Optics, ome_optics
-from chunkflow.storage.tiff_scale import found_scale, ome_channel_names, ome_pixels
+from chunkflow.storage.tiff_channels import channel_styles
+from chunkflow.storage.tiff_scale import found_scale, found_translation
 
 Dims: TypeAlias = list[tuple[str, int]]
 """Letter ("" for an axis of length one that is left out) and length of each axis of a file."""
@@ -45,17 +48,24 @@ class TiffImage:
     """z, y, x in um; None where the file does not say."""
     voxel_source: str
     """Where the voxel size was found, or why there is none."""
-    channels: tuple[str, ...]
-    """Name of each channel, empty where it has none."""
+    styles: tuple[ChannelStyle, ...]
+    """Name, colour and contrast of each channel, as far as the file states them."""
+    translation_um: MicrometerTriple
+    """Centre of voxel 0, z, y, x."""
     _ome: tuple[str, int]
     """OME-XML of the file, empty where it has none, and the number of this image in it."""
     _planes: _Planes
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """Name of each channel, empty where it has none."""
+        return tuple(style.name for style in self.styles)
+
+    @property
     def optics(self) -> tuple[Optics, ...]:
         """What the file says of the optics of each channel (see `storage.optics`), read on each use."""
         xml, image = self._ome
-        count = len(self.channels)
+        count = len(self.styles)
         return ome_optics(xml, image, count, self.name) if xml else ({},) * count
 
     @property
@@ -127,7 +137,8 @@ def _damage_reported(path: Path) -> Iterator[None]:
         logger.removeHandler(logged)
         logger.propagate = propagates
     if logged.messages:
-        raise InputError(f"{path} is a damaged TIFF ({logged.messages[0]})", "Export it again")
+        said = re.sub(r"^<tifffile\S+ .*?> ", "", logged.messages[0])
+        raise InputError(f"{path} is a damaged TIFF ({said})", "Export it again")
 
 
 class _Damage(logging.Handler):
@@ -153,25 +164,18 @@ def _described(path: Path, file: tifffile.TiffFile, axes: str | None) -> TiffIma
     shown = "".join(letter for letter in "tc" if letter in lengths) + "zyx"
     scale = found_scale(file, index, lengths.get("z", 1))
     count = lengths.get("c", 1)
-    names = ome_channel_names(ome_pixels(file, index)) if file.is_ome else []
     return TiffImage(
         name=str(path),
         axes=shown,
         shape=tuple(lengths.get(letter, 1) for letter in shown),
-        dtype=_native(path, series.dtype),
+        dtype=native(series.dtype, str(path)),
         voxel_um=scale.voxel_um,
         voxel_source=scale.source,
-        channels=tuple(names) if len(names) == count else ("",) * count,
+        styles=channel_styles(file, index, count),
+        translation_um=found_translation(file, index, scale.voxel_um),
         _ome=(file.ome_metadata or "", index),
         _planes=_Planes(path, file, series, dims),
     )
-
-
-def _native(path: Path, dtype: np.dtype[Any] | None) -> np.dtype[Any]:
-    """Type of the voxels as we hand them out: native byte order, booleans as bytes."""
-    if dtype is None or dtype.kind not in "biuf":
-        raise InputError(f"{path} holds values of type {dtype}", "Export integers or floats")
-    return np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
 
 
 def _only_series(path: Path, file: tifffile.TiffFile) -> tuple[int, tifffile.TiffPageSeries]:

@@ -46,20 +46,37 @@ def found_scale(file: tifffile.TiffFile, series: int, planes: int) -> FoundScale
     return _settled(_resolution_sizes(file, None), "TIFF resolution tags", planes)
 
 
+def found_translation(file: tifffile.TiffFile, series: int, voxel_um: MicrometerTriple | None) -> MicrometerTriple:
+    """Centre of voxel 0 in um: ImageJ's origin, which is the voxel at 0, or where OME-XML puts the first plane.
+
+    Zero where the file does not say, says it in no unit of length, or its voxel size is not known.
+    """
+    if voxel_um is None:
+        return 0.0, 0.0, 0.0
+    if file.is_ome:
+        planes = listed(ome_pixels(file, series).get("Plane"))
+        z, y, x = (_position(planes[0] if planes else {}, letter) for letter in "ZYX")
+        return z, y, x
+    described = file.imagej_metadata or {}
+    origins = [float(described.get(f"{letter}origin", 0.0)) for letter in "zyx"]
+    z, y, x = (0.0 - origin * voxel for origin, voxel in zip(origins, voxel_um, strict=True))
+    return z, y, x
+
+
+def _position(plane: Mapping[str, Any], letter: str) -> float:
+    um = um_per(str(plane.get(f"Position{letter}Unit", "reference frame")))
+    return 0.0 if um is None else float(plane.get(f"Position{letter}", 0.0)) * um
+
+
 def ome_pixels(file: tifffile.TiffFile, series: int) -> Mapping[str, Any]:
     """The Pixels element of one image of an OME-TIFF; empty where it has none."""
     root = tifffile.xml2dict(file.ome_metadata or "<OME/>").get("OME") or {}
-    images = _listed(root.get("Image"))
+    images = listed(root.get("Image"))
     pixels = images[series].get("Pixels") if series < len(images) else None
     return pixels if isinstance(pixels, dict) else {}
 
 
-def ome_channel_names(pixels: Mapping[str, Any]) -> list[str]:
-    """Names of the channels of an OME-TIFF, empty strings for those without one."""
-    return [str(channel.get("Name") or "") for channel in _listed(pixels.get("Channel"))]
-
-
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
     """What xml2dict gives for an element that may come once, several times or not at all."""
     return value if isinstance(value, list) else [] if value is None else [value]
 

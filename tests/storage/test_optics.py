@@ -10,9 +10,9 @@ import tifffile
 import zarr
 
 from chunkflow.geometry.scale import Scale
+from chunkflow.storage.importing import import_image
 from chunkflow.storage.omezarr import Format, image_facts, open_volume, write_group, write_image_group
 from chunkflow.storage.optics import ome_optics
-from chunkflow.storage.tiff import import_tiff
 
 FORMATS: list[Format] = ["0.5", "0.4"]
 SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
@@ -86,7 +86,7 @@ def metadata_file(folder: Path) -> Path:
 def test_an_imported_channel_opens_with_exactly_the_facts_of_its_ome_xml(
     tmp_path: Path, format: Format, caplog: pytest.LogCaptureFixture
 ) -> None:
-    report = import_tiff(ome_tiff(tmp_path / "a.ome.tif", ome_xml(ome_image())), tmp_path / "a.zarr", format=format)
+    report = import_image(ome_tiff(tmp_path / "a.ome.tif", ome_xml(ome_image())), tmp_path / "a.zarr", format=format)
     assert report.optics == FACTS
     for number, name in enumerate(("g", "r")):
         for choice in (name, number):
@@ -108,7 +108,7 @@ def test_a_stack_of_single_planes_has_the_optics_of_its_files(tmp_path: Path) ->
             metadata=None,
             photometric="minisblack",
         )
-    report = import_tiff(tmp_path, tmp_path / "a.zarr", voxel_um=(0.3, 0.1, 0.1))
+    report = import_image(tmp_path, tmp_path / "a.zarr", voxel_um=(0.3, 0.1, 0.1))
     assert (report.shape, report.optics) == (SHAPE, FACTS)
 
 
@@ -119,7 +119,7 @@ def test_a_stack_of_files_with_absurd_optics_warns_once(tmp_path: Path, caplog: 
         tifffile.imwrite(
             tmp_path / f"{z}.tif", voxels()[:, z], description=described, metadata=None, photometric="minisblack"
         )
-    report = import_tiff(tmp_path, tmp_path / "a.zarr", voxel_um=(0.3, 0.1, 0.1))
+    report = import_image(tmp_path, tmp_path / "a.zarr", voxel_um=(0.3, 0.1, 0.1))
     assert report.optics == (LENS, LENS)
     (record,) = caplog.records
     assert record.getMessage().endswith("0.tif: optics that cannot be meant are left out: emission_nm 0.0")
@@ -130,7 +130,7 @@ def test_an_image_that_states_no_optics_has_none_and_its_metadata_do_not_mention
     tmp_path: Path, format: Format
 ) -> None:
     tifffile.imwrite(tmp_path / "a.tif", voxels()[0], photometric="minisblack")
-    report = import_tiff(tmp_path / "a.tif", tmp_path / "a.zarr", voxel_um=(1, 1, 1), format=format)
+    report = import_image(tmp_path / "a.tif", tmp_path / "a.zarr", voxel_um=(1, 1, 1), format=format)
     assert report.optics == ({},)
     volume = open_volume(report.destination)
     assert (volume.channel, volume.optics) == ("channel_0", {})
@@ -139,7 +139,7 @@ def test_an_image_that_states_no_optics_has_none_and_its_metadata_do_not_mention
 
 def test_a_plain_zarr_array_states_no_optics(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "a.zarr", shape=SHAPE, dtype="uint8")
-    report = import_tiff(tmp_path / "a.zarr", tmp_path / "b.zarr", voxel_um=(1, 1, 1), axes="CZYX")
+    report = import_image(tmp_path / "a.zarr", tmp_path / "b.zarr", voxel_um=(1, 1, 1), axes="CZYX")
     assert report.optics == ({}, {})
 
 

@@ -12,10 +12,11 @@ import tifffile
 import zarr
 
 from chunkflow.errors import InputError, InputNotFoundError, OutputInUseError, UsageError
-from chunkflow.storage import tiff
+from chunkflow.storage import importing
+from chunkflow.storage.importing import import_image
+from chunkflow.storage.inventory import missing_chunks
 from chunkflow.storage.omezarr import Format, open_volume
-from chunkflow.storage.tiff import import_tiff, read_tiff
-from chunkflow.storage.volume import missing_chunks
+from chunkflow.storage.tiff import read_tiff
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 STACK = (7, 30, 41)
@@ -202,9 +203,9 @@ def test_a_file_that_does_not_know_its_voxel_size_stops_with_the_flag(
 ) -> None:
     tifffile.imwrite(tmp_path / "a.tif", voxels(STACK), **options)
     with pytest.raises(InputError, match=rf"a.tif: .*{reason}.* Add --voxel-um Z Y X, in micrometers"):
-        import_tiff(tmp_path / "a.tif", tmp_path / "out.zarr")
+        import_image(tmp_path / "a.tif", tmp_path / "out.zarr")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.tif"]
-    import_tiff(tmp_path / "a.tif", tmp_path / "out.zarr", voxel_um=(1, 1, 1))
+    import_image(tmp_path / "a.tif", tmp_path / "out.zarr", voxel_um=(1, 1, 1))
     assert open_volume(tmp_path / "out.zarr").scale.voxel_um == (1.0, 1.0, 1.0)
 
 
@@ -238,7 +239,7 @@ def test_a_torn_file_is_never_read_as_a_shorter_one(tmp_path: Path, kind: str, k
     file.write_bytes(content[: int(len(content) * kept)])
     handlers = list(logging.getLogger("tifffile").handlers)
     with pytest.raises(InputError, match=r"a.tif (cannot be read as a TIFF|is a damaged TIFF)"):
-        import_tiff(file, tmp_path / "out.zarr", voxel_um=(1, 1, 1))
+        import_image(file, tmp_path / "out.zarr", voxel_um=(1, 1, 1))
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.tif"]
     assert logging.getLogger("tifffile").handlers == handlers
 
@@ -272,7 +273,7 @@ def test_an_import_writes_every_voxel_chunk_channel_and_time(tmp_path: Path, for
     data[:, :, 0] = 0  # an empty channel is written too
     file = ome(tmp_path / "a.ome.tif", data, "TZCYX", Channel={"Name": ["mito", ""]})
     seen: list[tuple[int, int]] = []
-    report = import_tiff(
+    report = import_image(
         file, tmp_path / "out.ome.zarr", format=format, on_plane=lambda done, planes: seen.append((done, planes))
     )
     assert (report.axes, report.shape, report.dtype) == ("tczyx", (2, 2, 130, 30, 141), "uint16")
@@ -291,9 +292,9 @@ def test_an_import_writes_every_voxel_chunk_channel_and_time(tmp_path: Path, for
 
 
 def test_a_slab_that_is_too_large_for_memory_lies_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiff, "_LARGEST_SLAB", 1000)
+    monkeypatch.setattr(importing, "_LARGEST_SLAB", 1000)
     data = voxels(STACK)
-    import_tiff(imagej(tmp_path / "a.tif", data, "ZYX"), tmp_path / "out.zarr")
+    import_image(imagej(tmp_path / "a.tif", data, "ZYX"), tmp_path / "out.zarr")
     np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], data)
     assert sorted(entry.name for entry in (tmp_path / "out.zarr").iterdir()) == ["0", "zarr.json"]
 
@@ -302,7 +303,7 @@ def test_two_imports_of_one_file_are_the_same_bytes(tmp_path: Path) -> None:
     file = imagej(tmp_path / "a.tif", voxels(STACK), "ZYX")
     trees = []
     for parent in ("one", "two"):
-        folder = import_tiff(file, tmp_path / parent / "out.zarr").destination
+        folder = import_image(file, tmp_path / parent / "out.zarr").destination
         files = sorted(entry for entry in folder.rglob("*") if entry.is_file())
         trees.append([(entry.relative_to(folder), entry.read_bytes()) for entry in files])
     assert trees[0] == trees[1]
@@ -315,14 +316,14 @@ def test_single_planes_are_stacked_in_natural_order(tmp_path: Path) -> None:
     for z, plane in enumerate(data):
         tifffile.imwrite(folder / f"plane_{z}.tif", plane)
     (folder / "notes.txt").write_text("not a plane")
-    report = import_tiff(folder, tmp_path / "out.zarr", voxel_um=(0.3, 0.1, 0.1))
+    report = import_image(folder, tmp_path / "out.zarr", voxel_um=(0.3, 0.1, 0.1))
     assert report.files == 12
     np.testing.assert_array_equal(open_volume(report.destination)[...], data)
     files = [folder / f"plane_{z}.tif" for z in (2, 10, 1)]
-    import_tiff(files, tmp_path / "three.zarr", voxel_um=(0.3, 0.1, 0.1), axes="ZYX")
+    import_image(files, tmp_path / "three.zarr", voxel_um=(0.3, 0.1, 0.1), axes="ZYX")
     np.testing.assert_array_equal(open_volume(tmp_path / "three.zarr")[...], data[[1, 2, 10]])
     with pytest.raises(InputError, match=r"single planes state no z spacing. Add --voxel-um"):
-        import_tiff(folder, tmp_path / "other.zarr")
+        import_image(folder, tmp_path / "other.zarr")
 
 
 def test_files_that_are_no_stack_are_refused(tmp_path: Path) -> None:
@@ -331,58 +332,58 @@ def test_files_that_are_no_stack_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(plane, voxels((30, 41)))
     tifffile.imwrite(wide, voxels((30, 42)))
     with pytest.raises(InputError, match=r"stack.tif holds 7 planes, and 2 files were given"):
-        import_tiff([plane, stack], tmp_path / "out.zarr", voxel_um=(1, 1, 1))
+        import_image([plane, stack], tmp_path / "out.zarr", voxel_um=(1, 1, 1))
     with pytest.raises(
         InputError, match=r"wide.tif has shape \(1, 30, 42\) .* Import the files of one stack at a time"
     ):
-        import_tiff([plane, wide], tmp_path / "out.zarr", voxel_um=(1, 1, 1))
+        import_image([plane, wide], tmp_path / "out.zarr", voxel_um=(1, 1, 1))
     with pytest.raises(UsageError, match=r"no file to import"):
-        import_tiff([], tmp_path / "out.zarr")
+        import_image([], tmp_path / "out.zarr")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"is a folder without .tif or .tiff files"):
-        import_tiff(tmp_path / "empty", tmp_path / "out.zarr")
+        import_image(tmp_path / "empty", tmp_path / "out.zarr")
     with pytest.raises(InputNotFoundError, match=r"gone.tif does not exist"):
-        import_tiff(tmp_path / "gone.tif", tmp_path / "out.zarr")
+        import_image(tmp_path / "gone.tif", tmp_path / "out.zarr")
 
 
 def test_a_bare_zarr_array_is_imported(tmp_path: Path) -> None:
     data = voxels((7, 2, 30, 41), ">u2")
     zarr.create_array(tmp_path / "bare", data=data)
     with pytest.raises(InputError, match=r"states no voxel size. Add --voxel-um"):
-        import_tiff(tmp_path / "bare", tmp_path / "out.zarr", axes="ZCYX")
+        import_image(tmp_path / "bare", tmp_path / "out.zarr", axes="ZCYX")
     with pytest.raises(InputError, match=r"has 4 axes and none are named"):
-        import_tiff(tmp_path / "bare", tmp_path / "out.zarr", voxel_um=(1, 1, 1))
-    import_tiff(tmp_path / "bare", tmp_path / "out.zarr", axes="ZCYX", voxel_um=(0.3, 0.1, 0.1), channels=["a", "b"])
+        import_image(tmp_path / "bare", tmp_path / "out.zarr", voxel_um=(1, 1, 1))
+    import_image(tmp_path / "bare", tmp_path / "out.zarr", axes="ZCYX", voxel_um=(0.3, 0.1, 0.1), channels=["a", "b"])
     np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr", channel="b")[...], data[:, 1])
-    with pytest.raises(InputError, match=r"is a zarr group. An OME-Zarr image needs no import"):
-        import_tiff(tmp_path / "out.zarr", tmp_path / "again.zarr")
+    again = import_image(tmp_path / "out.zarr", tmp_path / "again.zarr")  # an OME-Zarr image keeps what it says
+    assert again.channels == ("a", "b") and again.voxel_um == pytest.approx((0.3, 0.1, 0.1))
 
 
 def test_channel_names_must_fit(tmp_path: Path) -> None:
     file = imagej(tmp_path / "a.tif", voxels(STACK), "ZYX")
     with pytest.raises(UsageError, match=r"2 channel names for the 1 channels"):
-        import_tiff(file, tmp_path / "out.zarr", channels=["a", "b"])
+        import_image(file, tmp_path / "out.zarr", channels=["a", "b"])
 
 
 @pytest.mark.parametrize("voxel_um", [(0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0)])
 def test_an_impossible_voxel_size_is_refused(tmp_path: Path, voxel_um: tuple[float, ...]) -> None:
     file = imagej(tmp_path / "a.tif", voxels(STACK), "ZYX")
     with pytest.raises(InputError, match=r"voxel size"):
-        import_tiff(file, tmp_path / "out.zarr", voxel_um=voxel_um)
+        import_image(file, tmp_path / "out.zarr", voxel_um=voxel_um)
     assert not (tmp_path / "out.zarr").exists()
 
 
 def test_a_full_destination_is_kept_unless_it_is_an_image_to_overwrite(tmp_path: Path) -> None:
     file, out = imagej(tmp_path / "a.tif", voxels(STACK), "ZYX"), tmp_path / "out.zarr"
     out.mkdir()
-    import_tiff(file, out)
+    import_image(file, out)
     with pytest.raises(UsageError, match=r"exists and is not empty. Choose another destination, or add --overwrite"):
-        import_tiff(file, out)
-    import_tiff(imagej(tmp_path / "b.tif", voxels(STACK) + 1, "ZYX"), out, overwrite=True)
+        import_image(file, out)
+    import_image(imagej(tmp_path / "b.tif", voxels(STACK) + 1, "ZYX"), out, overwrite=True)
     np.testing.assert_array_equal(open_volume(out)[...], voxels(STACK) + 1)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.tif", "b.tif", "out.zarr"]
     with pytest.raises(UsageError, match=r"holds something that is not a zarr image"):
-        import_tiff(file, tmp_path, overwrite=True)
+        import_image(file, tmp_path, overwrite=True)
     assert file.exists()
 
 
@@ -391,22 +392,22 @@ def test_two_imports_to_one_destination_do_not_meet(tmp_path: Path) -> None:
 
     def import_again(done: int, planes: int) -> None:
         with pytest.raises(OutputInUseError, match=r"is being written by another import"):
-            import_tiff(file, out)
+            import_image(file, out)
 
-    import_tiff(file, out, on_plane=import_again)
+    import_image(file, out, on_plane=import_again)
     np.testing.assert_array_equal(open_volume(out)[...], voxels(STACK))
 
 
 KILLED = """
 import sys
 from pathlib import Path
-from chunkflow.storage.tiff import import_tiff
+from chunkflow.storage.importing import import_image
 
 def pause(done, planes):
     Path(sys.argv[3]).touch()
     input()
 
-import_tiff(sys.argv[1], sys.argv[2], voxel_um=(1, 1, 1), on_plane=pause)
+import_image(sys.argv[1], sys.argv[2], voxel_um=(1, 1, 1), on_plane=pause)
 """
 
 
@@ -420,14 +421,14 @@ def test_a_killed_import_leaves_nothing_half_and_can_be_repeated(tmp_path: Path)
         process.send_signal(signal.SIGKILL)
     assert ready.exists()
     assert not out.exists()
-    import_tiff(file, out, voxel_um=(1, 1, 1))
+    import_image(file, out, voxel_um=(1, 1, 1))
     np.testing.assert_array_equal(open_volume(out)[...], voxels(STACK))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.tif", "out.zarr", "ready"]
 
 
 def test_a_constant_image_has_a_window_that_viewers_accept(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.full(STACK, np.nan, np.float32))
-    import_tiff(tmp_path / "a.tif", tmp_path / "out.zarr", voxel_um=(1, 1, 1))
+    import_image(tmp_path / "a.tif", tmp_path / "out.zarr", voxel_um=(1, 1, 1))
     (channel,) = zarr.open_group(tmp_path / "out.zarr").attrs["ome"]["omero"]["channels"]
     assert channel["window"] == {"min": 0, "max": 1, "start": 0, "end": 1}
 
@@ -436,5 +437,5 @@ def test_a_real_volume_comes_in_voxel_for_voxel(tmp_path: Path) -> None:
     file = DATA / "yeast_mito_01.tif"
     if not file.exists():
         pytest.skip(f"{file} is missing")
-    report = import_tiff(file, tmp_path / "yeast.ome.zarr", voxel_um=(0.2, 0.056, 0.056))
+    report = import_image(file, tmp_path / "yeast.ome.zarr", voxel_um=(0.2, 0.056, 0.056))
     np.testing.assert_array_equal(open_volume(report.destination)[...], tifffile.imread(file))
