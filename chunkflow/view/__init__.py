@@ -1,0 +1,1 @@
+"""Looking at results in Neuroglancer and napari."""
