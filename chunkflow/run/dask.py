@@ -1,9 +1,9 @@
-"""The dask engine: the only module that imports dask.
+"""The dask engine, on this machine or on a scheduler that is running.
 
-No array graphs: a task is a job and a unit number, reads its own halo and returns under a kilobyte. A window of two
-units per worker is in flight, so a dead worker costs its own units and the scheduler's memory stays flat. dask blames
-whatever ran on a worker that died; such suspects are run again one at a time, and only who then kills a worker alone
-is at fault.
+No array graphs: a task is a job and a unit number, reads its own halo and returns under a kilobyte. A window of a few
+units per worker is in flight (`run/flight.py`), so a dead worker costs its own units and the scheduler's memory stays
+flat. dask blames whatever ran on a worker that died; such suspects, and units that took too long, are run again one at
+a time, and only who then fails alone is at fault.
 """
 
 from __future__ import annotations
@@ -11,24 +11,30 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import dask
 import dask.array
-from distributed import Client, Future, LocalCluster, as_completed
+from distributed import Client, LocalCluster
 
 from chunkflow.backend import compute_kind, find_device
-from chunkflow.errors import BlockError, UsageError
+from chunkflow.errors import BlockError, ClusterError, UsageError
+from chunkflow.run.addresses import check_address
 from chunkflow.run.engine import Outcome
+from chunkflow.run.flight import THREADS, Cluster, Flight, Keeper, Lost, Stuck
+from chunkflow.run.watchdog import Patience, Watchdog
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
-WINDOW = 2  # units in flight per worker: one computing, one on its way
 CLOSING_SECONDS = 30  # a cluster that takes longer to close is left to itself
 DEATHS_ALONE = 2  # workers a unit may kill while it runs alone
+KIND_SECONDS = 300  # for a worker to import what it computes with
 
 WORKER_ENVIRONMENT = {
     # One compute thread per worker: threads of several workers on the same cores slow each other 10-100 times.
@@ -40,60 +46,82 @@ WORKER_ENVIRONMENT = {
     # freezes the other at 128 KiB, and every slab of an FFT is then mapped and faulted anew (twice the time).
     "MALLOC_TRIM_THRESHOLD_": "4194304",
     "MALLOC_MMAP_THRESHOLD_": "4194304",
+    "MALLOC_ARENA_MAX": "2",  # each thread's arena keeps what it freed
 }
+
+LOCAL_SETTINGS: dict[str, Any] = {
+    "distributed.scheduler.allowed-failures": DEATHS_ALONE,
+    "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
+    "distributed.worker.memory.target": False,  # results are tiny: there is nothing to spill
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.multiprocessing-method": "spawn",
+    "distributed.worker.preload": ["chunkflow.run.preload"],
+    "distributed.admin.low-level-log-length": 100,
+}
+"""Of dask, while a cluster on this machine starts."""
 
 
 class DaskEngine:
-    """Units on the workers of a distributed client."""
+    """Units on the workers of a distributed client.
+
+    owned : closes what the engine started
+    keeper : starts workers where some are missing
+    """
 
     name = "dask"
+    lanes = None
 
-    def __init__(self, client: Client, *, device: str = "cpu", owned: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        device: str = "cpu",
+        owned: Callable[[], None] | None = None,
+        patience: Patience | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:
         self.client = client
         self.device = device
         self._owned = owned
+        self._patience = patience or Patience()
+        self._cluster = Cluster(client, self._patience, keeper)
 
     @property
     def workers(self) -> int:
         """Workers right now; at least 1, since more may come."""
-        return max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
+        return max(1, len(self._cluster.ask("identity", n_workers=-1)["workers"]))
 
     def map(self, function: Callable[[int], R], units: Sequence[int]) -> Iterator[Outcome[R]]:
-        """See `chunkflow.run.engine.Engine`."""
+        """See `chunkflow.run.engine.Engine`.
+
+        Raises
+        ------
+        ClusterError : the scheduler is gone or silent, or there are no workers.
+        """
+        watchdog = Watchdog(self._patience)
         suspects: list[int] = []
-        for unit, outcome in self._windowed(function, units, WINDOW * self.workers):
-            if _is_death(outcome):
+        for unit, outcome in Flight(self._cluster, function, units).outcomes(watchdog):
+            if _is_suspect(outcome):
+                log.warning("block %d is tried again, alone: %s", unit, outcome)
                 suspects.append(unit)
             else:
                 yield unit, outcome
         for unit in suspects:
-            for alone, outcome in self._windowed(function, [unit], 1):
-                yield alone, _own_fault(outcome) if _is_death(outcome) else outcome
-
-    def _windowed(self, function: Callable[[int], R], units: Iterable[int], window: int) -> Iterator[Outcome[R]]:
-        waiting = iter(units)
-        running: dict[Future[Any], int] = {}
-        completed = as_completed([], loop=self.client.loop, with_results=False)
-        try:
-            while True:
-                for unit in islice(waiting, window - len(running)):
-                    future = self.client.submit(function, unit, pure=False)
-                    running[future] = unit
-                    completed.add(future)
-                if not running:
-                    return
-                for future in [next(completed), *completed.next_batch(block=False)]:
-                    unit = running.pop(future)
-                    outcome = _outcome(future)
-                    future.release()
-                    yield unit, outcome
-        finally:
-            self.client.cancel(list(running), force=True)
+            for alone, outcome in Flight(self._cluster, function, [unit], window=1).outcomes(watchdog):
+                yield alone, _own_fault(outcome) if _is_suspect(outcome) else outcome
 
     def kind(self) -> str:
-        """Compute kind of one of the workers."""
-        self.client.wait_for_workers(1)
-        return str(self.client.submit(_worker_kind, self.device, pure=False).result())
+        """Compute kind of one of the workers, once there is one."""
+        self._cluster.await_worker()
+        asked = Flight(self._cluster, partial(_worker_kind, self.device), [0])
+        for _, outcome in asked.outcomes(Watchdog(replace(self._patience, block_seconds=KIND_SECONDS))):
+            if _is_suspect(outcome):
+                raise ClusterError(f"no worker says what it computes on ({outcome})", "Look at their logs")
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return str(outcome)
+        raise ClusterError("no worker says what it computes on", "Look at their logs")
 
     def close(self) -> None:
         """Close the cluster, if the engine started it."""
@@ -101,22 +129,14 @@ class DaskEngine:
             self._owned()
 
 
-def local_engine(workers: int, memory_bytes: int, device: str = "cpu") -> DaskEngine:
+def local_engine(
+    workers: int, memory_bytes: int, device: str = "cpu", *, patience: Patience | None = None
+) -> DaskEngine:
     """An engine on a cluster of processes on this machine, reachable from it alone."""
-    settings: dict[str, Any] = {
-        "distributed.scheduler.allowed-failures": DEATHS_ALONE,
-        "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
-        "distributed.worker.memory.target": False,  # results are tiny: there is nothing to spill
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-        "distributed.worker.multiprocessing-method": "spawn",
-        "distributed.worker.preload": ["chunkflow.run.preload"],
-        "distributed.admin.low-level-log-length": 100,
-    }
-    with dask.config.set(settings):
+    with dask.config.set(LOCAL_SETTINGS):
         cluster = LocalCluster(
             n_workers=workers,
-            threads_per_worker=1,
+            threads_per_worker=THREADS,
             processes=True,
             memory_limit=memory_bytes,
             host="127.0.0.1",
@@ -129,7 +149,7 @@ def local_engine(workers: int, memory_bytes: int, device: str = "cpu") -> DaskEn
 
     # A worker that is missing this long after one of its name died is given up, and its nanny with it: 15 seconds by
     # default, so that a second death, or a slow start, leaves a cluster without workers that waits for ever.
-    patience = dask.config.set({"distributed.deploy.lost-worker-timeout": "24 hours"})
+    lasting = dask.config.set({"distributed.deploy.lost-worker-timeout": "24 hours"})
 
     def close() -> None:
         client.close()
@@ -137,9 +157,9 @@ def local_engine(workers: int, memory_bytes: int, device: str = "cpu") -> DaskEn
             cluster.close(timeout=CLOSING_SECONDS)
         except TimeoutError:  # a nanny that waits for a worker which died while it started
             _kill_workers(cluster)
-        patience.__exit__(None, None, None)
+        lasting.__exit__(None, None, None)
 
-    return DaskEngine(client, device=device, owned=close)
+    return DaskEngine(client, device=device, owned=close, patience=patience)
 
 
 def _kill_workers(cluster: LocalCluster) -> None:
@@ -150,20 +170,24 @@ def _kill_workers(cluster: LocalCluster) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def connected_engine(address: str, device: str = "cpu") -> DaskEngine:
+def connected_engine(
+    address: str, device: str = "cpu", *, patience: Patience | None = None, insecure: bool = False
+) -> DaskEngine:
     """An engine on a scheduler that is running.
 
     Raises
     ------
-    UsageError : nobody answers at the address.
+    UsageError : nobody answers at the address, or the connection would leave this machine without TLS.
     """
+    check_address(address, insecure=insecure)
     try:
         client = Client(address, timeout="10s", set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise UsageError(
-            f"no dask scheduler answers at {address} ({error})", "Use --on local, or the address of a running one"
-        ) from error
-    return DaskEngine(client, device=device, owned=client.close)
+    except (OSError, ValueError, TimeoutError, TypeError) as error:  # TypeError: tls:// without certificates
+        remedy = "Use --on local, or the address of a running one"
+        if address.startswith("tls://"):
+            remedy = f"{remedy}; certificates are named in dask's settings, distributed.comm.tls (docs/clusters.md)"
+        raise UsageError(f"no dask scheduler answers at {address} ({error})", remedy) from error
+    return DaskEngine(client, device=device, owned=client.close, patience=patience)
 
 
 def as_dask_array(array: Any) -> Any:
@@ -171,27 +195,23 @@ def as_dask_array(array: Any) -> Any:
     return dask.array.from_array(array, chunks=array.shards or array.chunks)
 
 
-def _worker_kind(device: str) -> str:
+def _worker_kind(device: str, unit: int) -> str:
     return compute_kind(find_device(device))
 
 
-def _outcome(future: Future[Any]) -> Any:
-    """The result or the error; a future that was lost counts as a death, to be run again."""
-    try:
-        return future.result()
-    except Exception as error:  # of one unit: the others go on
-        return error
-    except BaseException as error:  # CancelledError: the scheduler gave the unit up
-        if type(error).__name__ != "CancelledError":
-            raise
-        return error
+def _is_suspect(outcome: Any) -> bool:
+    return isinstance(outcome, Lost | Stuck) or type(outcome).__name__ == "KilledWorker"
 
 
-def _is_death(outcome: Any) -> bool:
-    return isinstance(outcome, BaseException) and type(outcome).__name__ in ("KilledWorker", "CancelledError")
-
-
-def _own_fault(outcome: Any) -> BlockError:
+def _own_fault(outcome: Any) -> Exception:
+    """What is said of a unit that went wrong alone too."""
+    if isinstance(outcome, Stuck):
+        return BlockError(
+            f"this block {outcome}; so it was twice, the second time alone",
+            "Give blocks more time with --block-seconds, or use smaller ones",
+        )
+    if isinstance(outcome, Lost):  # not the unit's fault: the driver tries it again
+        return ClusterError(f"the cluster lost this block twice ({outcome})", "Look at the log of its scheduler")
     return BlockError(
         f"the worker died while it computed this block, alone, {DEATHS_ALONE + 1} times ({outcome})",
         "Look at its memory: use a smaller block or fewer workers",

@@ -9,20 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from chunkflow.backend import Device, available_cores, compute_kind, find_device
+from chunkflow.backend import Device, available_cores, compute_kind, find_device, gpu_count
 from chunkflow.errors import UsageError
+from chunkflow.run.lanes import Lanes
+from chunkflow.run.profiles import Profile
+from chunkflow.run.watchdog import Patience
 
 R = TypeVar("R")
 Outcome = tuple[int, R | BaseException]
+
+PLACES = ("local", "threads", "serial", "cuda", "slurm", "kubernetes")
+"""What `--on` names, beside an address."""
 
 
 class Engine(Protocol):
     """Maps a picklable function over unit numbers."""
 
     name: str
+
+    @property
+    def lanes(self) -> Lanes | None:
+        """Lanes of this process, where units share it; None where workers have their own."""
 
     @property
     def workers(self) -> int:
@@ -43,6 +55,7 @@ class SerialEngine:
 
     name = "serial"
     workers = 1
+    lanes = None
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
@@ -61,12 +74,16 @@ class SerialEngine:
 
 
 class ThreadsEngine:
-    """Threads of this process: for a GPU, and for kernels that release the interpreter lock."""
+    """Threads of this process: for a GPU, and for kernels that release the interpreter lock.
+
+    One thread more than workers: it reads the next unit, or writes the last, while they compute.
+    """
 
     name = "threads"
 
     def __init__(self, workers: int, device: str = "cpu") -> None:
         self._workers = workers
+        self.lanes = Lanes(workers)
         self.device = device
 
     @property
@@ -77,7 +94,7 @@ class ThreadsEngine:
     def map(self, function: Callable[[int], R], units: Sequence[int]) -> Iterator[Outcome[R]]:
         """See `Engine`."""
         waiting = iter(units)
-        with ThreadPoolExecutor(self._workers) as pool:
+        with ThreadPoolExecutor(self._workers + 1) as pool:
             running: dict[Future[R | BaseException], int] = {}
             try:
                 while True:
@@ -103,11 +120,13 @@ class LocalEngine:
     """A local cluster that starts with the first pass of more than one unit; single units run in this process."""
 
     name = "local"
+    lanes = None
 
-    def __init__(self, workers: int, memory_bytes: int, device: Device) -> None:
+    def __init__(self, workers: int, memory_bytes: int, device: Device, patience: Patience | None = None) -> None:
         self._workers = workers
         self._memory = memory_bytes
         self._device = device
+        self._patience = patience
         self._cluster: Engine | None = None
 
     @property
@@ -125,7 +144,7 @@ class LocalEngine:
     def _start(self) -> Engine:
         from chunkflow.run.dask import local_engine
 
-        self._cluster = local_engine(self._workers, self._memory, self._device.kind)
+        self._cluster = local_engine(self._workers, self._memory, self._device.kind, patience=self._patience)
         return self._cluster
 
     def kind(self) -> str:
@@ -138,15 +157,67 @@ class LocalEngine:
             self._cluster.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions:
+    """What is said of a cluster beyond its name.
+
+    profile : of the site's SLURM or Kubernetes, or of the GPUs here
+    patience : how long to wait for blocks, workers and schedulers
+    insecure : use an address that leaves this machine without TLS
+    """
+
+    profile: Profile | None = None
+    patience: Patience = field(default_factory=Patience)
+    insecure: bool = False
+
+    @property
+    def worker_memory(self) -> int | None:
+        """Bytes that one worker of a profile may take, of the smaller pool; None where this machine decides."""
+        pools = self.profile.pools.values() if self.profile is not None else ()
+        return min((pool.memory_bytes // pool.processes for pool in pools), default=None)
+
+
+def chosen_device(wanted: str, *, on: str | None = None, options: ClusterOptions | None = None) -> Device:
+    """The device of a run: on SLURM and Kubernetes what the profile has, not what this machine has.
+
+    Raises
+    ------
+    UsageError : a GPU is wanted, and there is none.
+    """
+    profile = (options or ClusterOptions()).profile
+    if (on or (profile and profile.scheduler)) not in ("slurm", "kubernetes") or profile is None:
+        return find_device(wanted)
+    where = f"in the pool of profile {profile.name}"
+    if wanted == "gpu" and profile.gpu is None:
+        raise UsageError(
+            f"--device gpu: profile {profile.name} has no gpu pool", "Add gpu: {gpus: N, ...}, or use auto"
+        )
+    if wanted == "cpu" and profile.cpu is None:
+        raise UsageError(f"--device cpu: profile {profile.name} has no cpu pool", "Add cpu: {...}, or use auto")
+    if profile.gpu is not None and wanted != "cpu":
+        return Device("gpu", where)
+    return Device("cpu", where, "asked for" if wanted == "cpu" else "no gpu pool")
+
+
 def chosen_engine(
-    *, client: Any, on: str | None, workers: int | None, units: int, memory: int, device: Device
+    *,
+    client: Any,
+    on: str | None,
+    workers: int | None,
+    units: int,
+    memory: int,
+    device: Device,
+    is_small: bool = False,
+    options: ClusterOptions | None = None,
 ) -> Engine:
     """The engine the user named, or the one that suits.
 
     Parameters
     ----------
     client : a distributed Client; it decides alone if it is given.
-    on : "local", "threads", "serial" or an address; None takes threads on a GPU, serial for a single unit, else local.
+    on : "local", "threads", "serial", "cuda", "slurm", "kubernetes" or an address; None takes the profile's scheduler
+        where there is a profile, else threads on a GPU, a process per GPU where there are several, serial for a single
+        unit or a small volume for which no workers were named, else local.
     workers : None for one per core, or one thread on a GPU.
     units : of the pass that has most; memory : bytes per worker of a local cluster.
 
@@ -155,25 +226,72 @@ def chosen_engine(
     UsageError : there is no such engine, or nobody answers at the address.
     """
     count = available_cores() if workers is None else workers
+    options = options or ClusterOptions()
     if count < 1:
         raise UsageError(f"{count} workers cannot work", "Use 1 or more")
     if client is not None:
         from chunkflow.run.dask import DaskEngine
 
-        return DaskEngine(client, device=device.kind)
+        return DaskEngine(client, device=device.kind, patience=options.patience)
+    if on is None and options.profile is not None:
+        on = options.profile.scheduler
+    if on in ("slurm", "kubernetes"):
+        return _cluster_engine(on, workers, device, options)
+    if on == "cuda" or _wants_gpus(on, device, min(count, units)):
+        from chunkflow.run.gpu_cluster import cuda_engine
+
+        own = options.profile.options if options.profile is not None else {}
+        return cuda_engine(min(workers or gpu_count(), units), memory, options=own, patience=options.patience)
     if on is None:
-        on = "threads" if device.kind == "gpu" else "serial" if units == 1 else "local"
+        needs_no_workers = units == 1 or (is_small and workers is None)
+        on = "threads" if device.kind == "gpu" else "serial" if needs_no_workers else "local"
     if on == "serial":
         return SerialEngine(device.kind)
     if on == "threads" or (on == "local" and device.kind == "gpu"):
         return ThreadsEngine(workers or (1 if device.kind == "gpu" else count), device.kind)
     if on == "local":
-        return LocalEngine(min(count, units), memory, device)
+        return LocalEngine(min(count, units), memory, device, options.patience)
     if "://" in on:
         from chunkflow.run.dask import connected_engine
 
-        return connected_engine(on, device.kind)
-    raise UsageError(f"--on {on!r} is not known", "Use local, threads, serial, or an address like tcp://HOST:8786")
+        return connected_engine(on, device.kind, patience=options.patience, insecure=options.insecure)
+    raise UsageError(f"--on {on!r} is not known", f"Use {', '.join(PLACES)}, or an address like tls://HOST:8786")
+
+
+def _wants_gpus(on: str | None, device: Device, at_once: int) -> bool:
+    """Whether a process per GPU is what the user means: several GPUs, and the means to use them."""
+    if device.kind != "gpu" or min(at_once, gpu_count()) < 2:
+        return False
+    return on == "local" or (on is None and find_spec("dask_cuda") is not None)
+
+
+def _cluster_engine(on: str, workers: int | None, device: Device, options: ClusterOptions) -> Engine:
+    """Jobs or pods, of the pool or the pools that the profile names."""
+    if options.profile is None:
+        raise UsageError(f"--on {on} needs to know the site", "Add --profile NAME or FILE (docs/clusters.md)")
+    if on != options.profile.scheduler:
+        raise UsageError(
+            f"--on {on}, but profile {options.profile.name} is of {options.profile.scheduler}", "Leave --on out"
+        )
+    from chunkflow.run.pools import PooledEngine
+
+    profile = options.profile.with_workers(workers)
+    if options.insecure:
+        profile = replace(profile, insecure=True)
+
+    def start(name: str) -> Engine:
+        kind = "gpu" if name == "gpu" and device.kind == "gpu" else "cpu"
+        if on == "slurm":
+            from chunkflow.run.slurm import slurm_engine
+
+            return slurm_engine(profile.pools[name], profile, device=kind, patience=options.patience)
+        from chunkflow.run.kubernetes import kubernetes_engine
+
+        return kubernetes_engine(profile.pools[name], profile, device=kind, patience=options.patience)
+
+    if len(profile.pools) == 2 and device.kind == "gpu":
+        return PooledEngine(start)
+    return start("cpu" if device.kind == "cpu" and profile.cpu is not None else next(iter(profile.pools)))
 
 
 def _attempt(function: Callable[[int], R], unit: int) -> R | BaseException:
