@@ -25,10 +25,12 @@ from chunkflow.stages.measure import Measure
 from chunkflow.storage import rois, tiff_stack
 from chunkflow.storage.hierarchy import zarr_kind
 from chunkflow.storage.identity import identity
+from chunkflow.storage.inventory import missing_chunks
 from chunkflow.storage.omezarr import channel_of, image_facts, open_volume
+from chunkflow.storage.stores import place_of
 from chunkflow.storage.tables import UNITS
 from chunkflow.storage.tiff_stack import TiffStack, open_tiff_stack
-from chunkflow.storage.volume import Volume, missing_chunks, open_array
+from chunkflow.storage.volume import Volume, open_array
 
 REGIONS = "input_regions"
 
@@ -67,14 +69,19 @@ def open_beside(pipeline: Pipeline, source: Volume, input_identity: Mapping[str,
             "Leave channels out, or segment the image in the same pipeline",
         )
     volumes = _channel_volumes(stage.channels, source)
+    if stage.regions is not None and source.window is not None:
+        raise ConfigError(
+            f"measure: the regions {stage.regions} lie on the whole image, and a part of it is run",
+            "Leave them out with --set measure.regions=null, or run the whole image",
+        )
     arrays: dict[str, Volume | TiffStack] = dict(volumes)
     # Channels lie in one array, so its files, which the input's identity tells of, are those of all of them.
     identities: dict[str, Any] = {name: {"input": input_identity, "at": list(v.at)} for name, v in volumes.items()}
     regions, warnings = None, _missing(volumes, pipeline.input.missing)
     if stage.regions is not None and Path(stage.regions).suffix.lower() in rois.SUFFIXES:
-        regions = _polygons(stage.regions, source.shape, pipeline.input.time)
+        regions = _polygons(stage.regions, source.shape, pipeline.input.time_point)
     elif stage.regions is not None:
-        regions, opened = RegionImage(array=REGIONS), _open_regions(stage.regions, source, pipeline.input.time)
+        regions, opened = RegionImage(array=REGIONS), _open_regions(stage.regions, source, pipeline.input.time_point)
         warnings += _moved(stage.regions, opened, source)
         arrays[REGIONS] = opened
         identities[REGIONS] = identity(opened) if isinstance(opened, Volume) else opened.identity()
@@ -171,16 +178,17 @@ def _moved(path: str, opened: Volume | TiffStack, source: Volume) -> tuple[str, 
 
 
 def _label_image(path: str, source: Volume, time: int | None) -> Volume | TiffStack:
-    if not Path(path).exists():
+    place = place_of(path)
+    if zarr_kind(place) is None and not place.exists():
         raise InputNotFoundError(f"measure: the regions {path} do not exist", "Check the path")
-    if Path(path).is_file():
-        if Path(path).suffix.lower() in tiff_stack.SUFFIXES:
+    if place.is_file():
+        if place.suffix.lower() in tiff_stack.SUFFIXES:
             return open_tiff_stack(path)
         raise InputError(
             f"measure: the regions {path} are no format that can be read",
             "Give an OME-Zarr label image, a TIFF stack of labels, or the RoiSet.zip of ImageJ's ROI Manager",
         )
-    if zarr_kind(Path(path)) == "array":  # without OME metadata: its shape says enough
+    if zarr_kind(place) == "array":  # without OME metadata: its shape says enough
         return open_array(path, source.scale, axes=None, read_only=True)
     facts = image_facts(path)
     level = next((k for k, volume in enumerate(facts.levels) if volume.shape == source.shape), 0)

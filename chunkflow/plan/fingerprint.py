@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-FORMAT = 1  # raised when the meaning of stored arrays or records changes
+FORMAT = 2  # raised when the meaning of stored arrays or records changes
 
 
 def fingerprint(content: Mapping[str, Any]) -> str:

@@ -17,10 +17,10 @@ from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.stages.base import BlockStep, boxes_of_chain
 
-PROCESS_BYTES = 400 * 2**20
-"""A worker that holds no voxel: 332 MiB after a tiny volume went through every stage, and what the allocator keeps of
-freed memory (a worker peaked 26 MiB above the sum without it, over 960 units of a 512^3 volume; Linux, Python 3.11).
-A worker that compiles kernels, once per installation, takes up to 100 MiB more."""
+PROCESS_BYTES = 410 * 2**20
+"""A worker that holds no voxel, and what the allocator keeps of freed memory: 332 MiB after a tiny volume went through
+every stage; workers of two threads peaked 390 MiB above what their passes hold (blocks of 96^3 of 384^3, every stage;
+Linux, Python 3.11). A worker that compiles kernels, once per installation, takes up to 100 MiB more."""
 
 TORCH_BYTES = 320 * 2**20
 """What torch adds once a small network has run: 310 MiB measured on a CPU."""
@@ -51,6 +51,40 @@ def unit_bytes(
     stored = [core.size * np.dtype(dtype).itemsize for dtype in writes.values()]
     peak = sum(stored) + max(stored, default=0)
     return max(peak, _chain_bytes(steps, core, Box.of_shape(grid.shape), writes, arrays))
+
+
+def ahead_bytes(
+    steps: Sequence[BlockStep],
+    grid: Grid,
+    writes: Mapping[str, str],
+    arrays: Mapping[str, tuple[Triple, str]],
+) -> int:
+    """Bytes of a unit that has been read, or of one that is written. Parameters as for `unit_bytes`."""
+    core = grid.core_of(widest_block(grid))
+    stored = [name for step in steps for name in step.produces if name in writes]
+    outs, wanted = boxes_of_chain(steps, core, Box.of_shape(grid.shape), stored)
+    read = sum(box.clip(Box.of_shape(arrays[n][0])).size * np.dtype(arrays[n][1]).itemsize for n, box in wanted.items())
+    made = [
+        out.size * np.dtype(writes[n]).itemsize
+        for s, out in zip(steps, outs, strict=True)
+        for n in s.produces
+        if n in writes
+    ]
+    return max(read, sum(made) + max(made, default=0))
+
+
+def device_bytes(
+    steps: Sequence[BlockStep],
+    grid: Grid,
+    writes: Mapping[str, str],
+    arrays: Mapping[str, tuple[Triple, str]],
+) -> int:
+    """Peak bytes of one unit on a GPU, the libraries' own aside: all that is read and made stays there until the end.
+
+    Parameters as for `unit_bytes`.
+    """
+    core = grid.core_of(widest_block(grid))
+    return _chain_bytes(steps, core, Box.of_shape(grid.shape), writes, arrays)
 
 
 def _chain_bytes(

@@ -14,9 +14,11 @@ import numpy as np
 
 from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple, triple
+from chunkflow.geometry.scale import doubt_of
 from chunkflow.plan import memory
 from chunkflow.plan.beside import Beside
 from chunkflow.plan.pipeline import Pipeline
+from chunkflow.plan.region import Part, with_lent
 from chunkflow.stages.base import ArraySpec, Draft, Flow, boxes_of_chain
 from chunkflow.stages.label import Label
 from chunkflow.stages.scan import Scan
@@ -49,12 +51,23 @@ class PlannedArray:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A draft settled: what it reads from storage, what it writes and what a unit of it takes."""
+    """A draft settled: what it reads from storage, what it writes and what a unit of it takes.
+
+    peak_bytes : of a unit that is computed; ahead_bytes : of one more, which is read or written meanwhile
+    device_bytes : of a unit on a GPU, where steps of it run there
+    """
 
     draft: Draft
     reads: tuple[str, ...]
     halo: Triple
     peak_bytes: int
+    ahead_bytes: int = 0
+    device_bytes: int = 0
+
+    @property
+    def holds_voxels(self) -> bool:
+        """Whether units hold voxels, so that their memory is bounded by boxes; others look at records alone."""
+        return bool(self.reads or self.draft.writes)
 
     @property
     def name(self) -> str:
@@ -67,9 +80,14 @@ class Pass:
 
 
 def drafts_of(
-    pipeline: Pipeline, source: Volume, mask: Volume | None, block: Triple, beside: Beside | None = None
+    pipeline: Pipeline,
+    source: Volume,
+    mask: Volume | None,
+    block: Triple,
+    beside: Beside | None = None,
+    part: Part | None = None,
 ) -> tuple[list[Draft], Flow]:
-    """The drafts of all stages on a volume, in order, and the flow that leaves the last."""
+    """The drafts of all stages on a volume, in order, and the flow that leaves the last; `part` says that it is one."""
     beside = beside or Beside()
     options = pipeline.input
     stages = list(pipeline.stages)
@@ -97,12 +115,17 @@ def drafts_of(
         optics=source.optics,
         channels=beside.channels,
         regions=beside.regions,
+        origin=(0, 0, 0) if part is None else part.box.start,
+        whole=None if part is None else part.whole,
+        is_anchored=part is not None and bool(part.lent),
+        facts={} if part is None else {"region": part.facts},
+        warnings=() if part is None else part.warnings,
     )
     drafts: list[Draft] = []
     for stage in stages:
         added, flow = stage.drafts(flow)
         drafts += added
-    return drafts, flow
+    return with_lent(drafts, {} if part is None else part.lent), flow
 
 
 def saved_arrays(pipeline: Pipeline, drafts: Sequence[Draft]) -> list[ArraySpec]:
@@ -142,6 +165,7 @@ def arrays_of(pipeline: Pipeline, drafts: Sequence[Draft], kept: set[str]) -> di
                 2 if stays and options.format == "0.4" else 3,
                 chunk=options.chunk if level0 or (stays and draft.tiled) else None,
                 shard=options.shard if level0 or (stays and draft.tiled) else None,
+                level=options.compression,
             )
             found[spec.name] = PlannedArray(spec.name, layout, spec.dtype == "labels", stays, draft.name)
     return found
@@ -158,7 +182,10 @@ def settled(
         return Pass(draft, (), (0, 0, 0), draft.merge.working_bytes(len(draft.grid)))
     writes = {spec.source: arrays[spec.name].layout.dtype for spec in draft.writes}
     peak = memory.unit_bytes(draft.steps, draft.grid, writes, readable)
-    return Pass(draft, reads, _halo(draft, readable), peak)
+    ahead = memory.ahead_bytes(draft.steps, draft.grid, writes, readable) if len(draft.grid) > 1 else 0
+    on_device = any(step.on_device for step in draft.steps)
+    device = memory.device_bytes(draft.steps, draft.grid, writes, readable) if on_device else 0
+    return Pass(draft, reads, _halo(draft, readable), peak, ahead, device)
 
 
 def _halo(draft: Draft, readable: Mapping[str, tuple[Triple, str]]) -> Triple:
@@ -173,7 +200,8 @@ def _halo(draft: Draft, readable: Mapping[str, tuple[Triple, str]]) -> Triple:
 
 def warnings_of(arrays: Mapping[str, PlannedArray], seen: Mapping[str, Any], source: Volume) -> list[str]:
     """Sentences for the user about arrays and input."""
-    found = []
+    doubt = doubt_of(source.scale.voxel_um)
+    found = [doubt] if doubt else []
     small = [a.name for a in arrays.values() if a.kept and _has_small_chunk(a.layout)]
     if small:
         found.append(
@@ -183,6 +211,20 @@ def warnings_of(arrays: Mapping[str, PlannedArray], seen: Mapping[str, Any], sou
     if seen["missing"]:
         found.append(f"{seen['missing']} chunks of {source.path} are missing and read as zeros")
     return found
+
+
+def record_warnings(passes: Sequence[Pass], limit: int) -> list[str]:
+    """What is said of passes over records that may not fit: how many records there are is not known before."""
+    over = [p for p in passes if not p.holds_voxels and p.peak_bytes > limit]
+    if not over:
+        return []
+    worst = max(over, key=lambda p: p.peak_bytes)
+    others = f", and {len(over) - 1} others less" if len(over) > 1 else ""
+    return [
+        f"{worst.name} may take {worst.peak_bytes / 2**30:,.0f} GiB in one worker{others}, more than the "
+        f"{limit / 2**30:,.1f} GiB there are: so much where every block is full of objects, and next to nothing where "
+        "they are few. Use larger blocks, or a worker with more memory"
+    ]
 
 
 def _has_small_chunk(layout: ArrayLayout) -> bool:

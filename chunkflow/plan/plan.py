@@ -9,44 +9,51 @@ a block that does not fit the memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import psutil
 
 from chunkflow.backend import available_cores
 from chunkflow.errors import PlanError, UsageError
-from chunkflow.geometry.box import Triple, triple
+from chunkflow.geometry.box import Triple
+from chunkflow.geometry.region import parse_region
 from chunkflow.geometry.scale import Scale
-from chunkflow.plan import memory
+from chunkflow.plan import blocks, memory
 from chunkflow.plan.beside import Beside, open_beside
+from chunkflow.plan.disk import Disk, disk_of
 from chunkflow.plan.fingerprint import fingerprint
+from chunkflow.plan.inputs import input_identity, layout_of, open_inputs
 from chunkflow.plan.passes import (
     Pass,
     PlannedArray,
     arrays_of,
     drafts_of,
     reads_of,
+    record_warnings,
     saved_arrays,
     settled,
     warnings_of,
 )
 from chunkflow.plan.pipeline import Pipeline
+from chunkflow.plan.reading import Traffic, traffic_of
+from chunkflow.plan.region import Lender, Part, read_box
 from chunkflow.stages import pyramid
 from chunkflow.stages.infer import InferCores, InferViews
-from chunkflow.storage.identity import identity
-from chunkflow.storage.omezarr import open_volume
-from chunkflow.storage.volume import Volume, missing_chunks
+from chunkflow.storage.layout import ArrayLayout
+from chunkflow.storage.stores import Place, place_of
+from chunkflow.storage.volume import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chunkflow.run.result import Result
 
-BLOCK_SIDES = (256, 192, 128, 96, 64, 32)
+SMALL_VOXELS = 2**22  # a few seconds of work, as long as a local cluster takes to start
 MEMORY_SHARE = 0.8  # of the machine, for all workers together; the rest is the system's and the file cache's
 
 
@@ -70,7 +77,7 @@ class Plan:
     mask: Volume | None
     beside: Beside
     input_identity: Mapping[str, Any]
-    output: Path
+    output: Place
     block: Triple
     passes: tuple[Pass, ...]
     arrays: Mapping[str, PlannedArray]
@@ -84,13 +91,45 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """Projected peak of a worker process."""
-        return self.process_bytes + max(p.peak_bytes for p in self.passes)
+        ahead = (p.ahead_bytes if self.reads_ahead(p) else 0 for p in self.passes)
+        return self.process_bytes + max(p.peak_bytes + more for p, more in zip(self.passes, ahead, strict=True))
+
+    def reads_ahead(self, p: Pass) -> bool:
+        """Whether a worker has room to read the next block of a pass, or write the last, while it computes one."""
+        return self.process_bytes + p.peak_bytes + p.ahead_bytes <= self.memory
+
+    @property
+    def peak_of_blocks(self) -> int:
+        """Projected peak of a worker process over the passes that hold voxels, none read ahead: a bound."""
+        return self.process_bytes + max(p.peak_bytes for p in self.passes if p.holds_voxels)
+
+    @property
+    def layouts(self) -> dict[str, ArrayLayout]:
+        """Layout of every array that is read or written, by name."""
+        opened = {"input": self.input, **({} if self.mask is None else {"input_mask": self.mask}), **self.beside.arrays}
+        return {name: layout_of(volume) for name, volume in opened.items()} | {
+            name: array.layout for name, array in self.arrays.items()
+        }
+
+    @property
+    def disk(self) -> Disk:
+        """What the arrays take, before compression."""
+        return disk_of(self.passes, self.arrays)
+
+    def traffic(self, p: Pass) -> Traffic:
+        """What a pass moves."""
+        return traffic_of(p, self.layouts)
 
     @property
     def process_bytes(self) -> int:
         """What a worker process takes before it holds any voxel."""
         has_network = any(isinstance(step, InferCores | InferViews) for p in self.passes for step in p.draft.steps)
         return memory.PROCESS_BYTES + (memory.TORCH_BYTES if has_network else 0)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether starting workers takes longer than computing all of it here."""
+        return prod(self.shape) <= SMALL_VOXELS
 
     @property
     def largest_grid(self) -> int:
@@ -131,8 +170,11 @@ class Plan:
         on: str | None = None,
         workers: int | None = None,
         device: str = "auto",
+        options: Any = None,
         restart: bool = False,
         overwrite: bool = False,
+        allow_holes: bool = False,
+        mix_kinds: bool = False,
         on_event: Callable[[Any], None] | None = None,
     ) -> Result:
         """Do it. See `chunkflow.run.driver.run_plan`."""
@@ -144,8 +186,11 @@ class Plan:
             on=on,
             workers=workers,
             device=device,
+            options=options,
             restart=restart,
             overwrite=overwrite,
+            allow_holes=allow_holes,
+            mix_kinds=mix_kinds,
             on_event=on_event,
         )
 
@@ -173,8 +218,13 @@ class Plan:
                     "reads": list(p.reads),
                     "writes": [spec.name for spec in p.draft.writes],
                     "peak_bytes": p.peak_bytes,
+                    "device_bytes": p.device_bytes,
+                    "read_bytes": moved.read_bytes,
+                    "written_bytes": moved.written_bytes,
+                    "read_files": moved.read_files,
+                    "written_files": moved.written_files,
                 }
-                for p in self.passes
+                for p, moved in zip(self.passes, map(self.traffic, self.passes), strict=True)
             ],
             "arrays": [
                 {
@@ -190,6 +240,7 @@ class Plan:
                 }
                 for a in self.arrays.values()
             ],
+            "disk": asdict(self.disk),
             "facts": dict(self.facts),
             "peak_bytes_per_worker": self.peak_bytes,
             "memory_bytes_per_worker": self.memory,
@@ -213,7 +264,8 @@ def make_plan(
     ----------
     volume, output : what to read and write; by default what the pipeline says.
     block : nominal core of the blocks; by default the pipeline's. "auto" is that of the run in `output`, where there is
-        one and `resume` is true, so that another machine goes on with the same blocks; else the largest cube that fits.
+        one and `resume` is true, so that another machine goes on with the same blocks; else what moves least of what
+        fits (`plan.blocks`).
     memory : bytes one worker may take; by default this machine's, shared among `workers` (default: one per core).
 
     Raises
@@ -222,27 +274,67 @@ def make_plan(
     """
     if output is None and pipeline.output.path is None:
         raise UsageError("no output is named", "Give -o OUT, or output: {path: OUT} in the pipeline")
-    target = Path(output if output is not None else str(pipeline.output.path))
-    source, mask = _open_inputs(pipeline, volume)
+    target = place_of(output if output is not None else str(pipeline.output.path))
+    source, mask = open_inputs(pipeline, volume)
     limit = memory or int(psutil.virtual_memory().total * MEMORY_SHARE / (workers or available_cores()))
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} workers cannot work", "Use 1 or more")
     wanted = block or (pipeline.block if pipeline.block != "auto" else _stored_block(target) if resume else None)
-    seen = _identity(source, mask, pipeline)
+    part = _part(pipeline, source, mask, target)
+    if part is not None:
+        source, mask = source.cropped(part.box), None if mask is None else mask.cropped(part.box)
+    seen = input_identity(source, mask, pipeline)
     beside = open_beside(pipeline, source, seen)
+    settle = partial(_settle, pipeline, source, mask, beside, seen, target, limit=limit, part=part)
     if wanted is not None:
-        plan = _settle(pipeline, source, mask, beside, seen, target, wanted, limit)
-        _check_memory(plan)
-        return plan
-    for side in BLOCK_SIDES:
-        plan = _settle(pipeline, source, mask, beside, seen, target, triple(side), limit)
-        if plan.peak_bytes <= limit:
-            return plan
+        plan = settle(block=wanted)
+    else:
+        unit = pipeline.output.shard or pipeline.output.chunk
+        tried = blocks.candidates(source.shape, unit, source.layout.chunk)
+        plan = _cheapest((settle(block=block) for block in tried), workers or available_cores())
     _check_memory(plan)
     return plan
 
 
-def _stored_block(output: Path) -> Triple | None:
+def _cheapest(plans: Iterable[Plan], workers: int) -> Plan:
+    """The plan whose blocks move least, of those that fit; the one that needs least memory where none fits."""
+    best: tuple[tuple[bool, float], Plan] | None = None
+    smallest: Plan | None = None
+    for plan in plans:
+        if smallest is None or plan.peak_of_blocks < smallest.peak_of_blocks:
+            smallest = plan
+        if plan.peak_of_blocks > plan.memory:
+            continue
+        cost = (plan.peak_bytes > plan.memory, blocks.cost_of(plan, workers))
+        if best is None or cost[0] < best[0][0] or (cost[0] == best[0][0] and cost[1] < blocks.CLEARLY * best[0][1]):
+            best = cost, plan
+    if best is not None:
+        return best[1]
+    if smallest is None:
+        raise PlanError("there is no block to try", "Give one")
+    return smallest
+
+
+def _part(pipeline: Pipeline, source: Volume, mask: Volume | None, target: Place) -> Part | None:
+    """The part of the volume that the pipeline asks for, and what a run of the whole volume lends it."""
+    options = pipeline.input
+    if options.region is None:
+        return None
+    scale = source.scale.shrunk(options.expansion) if options.expansion != 1 else source.scale
+    asked = parse_region(options.region, scale, source.shape)
+    if options.statistics_from is None:
+        return Part(box=asked, asked=asked, whole=source.shape)
+    lender = Lender.open(options.statistics_from)
+    alone = replace(options, region=None, statistics_from=None)
+    pipeline = replace(pipeline, input=alone, output=lender.output(pipeline.output))
+    seen = input_identity(source, mask, pipeline)
+    beside = open_beside(pipeline, source, seen)
+    whole = _settle(pipeline, source, mask, beside, seen, target, lender.block, 0)
+    box = read_box(whole, asked)
+    return Part(box=box, asked=asked, whole=source.shape, lent=lender.lent(whole, box))
+
+
+def _stored_block(output: Place) -> Triple | None:
     """The block of the run that an output folder holds."""
     path = output / "run" / "plan.json"
     if not path.is_file():
@@ -254,70 +346,18 @@ def _stored_block(output: Path) -> Triple | None:
     return z, y, x
 
 
-def _open_inputs(pipeline: Pipeline, volume: Volume | str | Path | None) -> tuple[Volume, Volume | None]:
-    options = pipeline.input
-    if volume is None and options.path is None:
-        raise UsageError("no input is named", "Give --input IN, or input: {path: IN} in the pipeline")
-    if isinstance(volume, Volume):
-        source = volume
-    else:
-        path = str(volume if volume is not None else options.path)
-        source = open_volume(path, channel=options.channel, time=options.time, level=options.level)
-    if options.kind == "labels" and source.dtype.kind not in "iu":
-        raise UsageError(f"the input holds {source.dtype}, not labels", "Use kind: image, or a volume of integers")
-    if options.nodata is not None and not _holds(source.dtype, options.nodata):
-        raise UsageError(
-            f"nodata {options.nodata} is no value of the input's {source.dtype} voxels",
-            "Give a value that occurs in it",
-        )
-    if options.mask is None:
-        return source, None
-    mask = open_volume(options.mask)
-    if any(abs(a - b) > 1e-3 * b for a, b in zip(mask.scale.voxel_um, source.scale.voxel_um, strict=True)):
-        raise UsageError(
-            f"the mask {options.mask} has voxels of {mask.scale.voxel_um} um, the input of {source.scale.voxel_um}",
-            "Give a mask on the input's grid",
-        )
-    if mask.shape != source.shape:
-        raise UsageError(
-            f"the mask {options.mask} has shape {mask.shape}, the input {source.shape}",
-            "Give a mask on the input's grid",
-        )
-    return source, mask
-
-
-def _holds(dtype: np.dtype[Any], value: float) -> bool:
-    """Whether a voxel of that type can have the value."""
-    if dtype.kind == "f":
-        return bool(np.isfinite(value))
-    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.iinfo(np.uint8)
-    return float(value).is_integer() and limits.min <= value <= limits.max
-
-
-def _identity(source: Volume, mask: Volume | None, pipeline: Pipeline) -> Mapping[str, Any]:
-    """What the input is known by, and how many of its chunks are missing."""
-    missing = missing_chunks(source)
-    if missing and pipeline.input.missing == "fail":
-        raise UsageError(
-            f"{missing} chunks of {source.path} are missing", "Restore them, or read them as zeros with missing: auto"
-        )
-    seen: dict[str, Any] = {"image": identity(source), "missing": missing}
-    if mask is not None:
-        seen["mask"] = identity(mask)
-    return seen
-
-
 def _settle(
     pipeline: Pipeline,
     source: Volume,
     mask: Volume | None,
     beside: Beside,
     seen: Mapping[str, Any],
-    output: Path,
+    output: Place,
     block: Triple,
     limit: int,
+    part: Part | None = None,
 ) -> Plan:
-    drafts, flow = drafts_of(pipeline, source, mask, block, beside)
+    drafts, flow = drafts_of(pipeline, source, mask, block, beside, part)
     saved = saved_arrays(pipeline, drafts)
     levels: dict[str, Sequence[Scale]] = {}
     for spec in saved:
@@ -355,16 +395,22 @@ def _settle(
         levels=levels,
         memory=limit,
         facts=flow.facts,
-        warnings=(*warnings_of(arrays, seen, source), *beside.warnings, *flow.warnings),
+        warnings=(
+            *warnings_of(arrays, seen, source),
+            *record_warnings(passes, limit),
+            *beside.warnings,
+            *flow.warnings,
+        ),
     )
 
 
 def _check_memory(plan: Plan) -> None:
-    worst = max(plan.passes, key=lambda p: p.peak_bytes)
-    if plan.peak_bytes > plan.memory:
+    """Refuse blocks that do not fit. What passes over records take follows from the data: that is a warning."""
+    if plan.peak_of_blocks > plan.memory:
+        worst = max((p for p in plan.passes if p.holds_voxels), key=lambda p: p.peak_bytes)
         remedy = "a smaller tile" if worst.draft.tiled else "a smaller block"
         raise PlanError(
-            f"pass {worst.name} takes {plan.peak_bytes / 2**20:.0f} MiB per worker, more than the "
-            f"{plan.memory / 2**20:.0f} MiB there are",
+            f"pass {worst.name} takes {(plan.process_bytes + worst.peak_bytes) / 2**20:.0f} MiB per worker, more than "
+            f"the {plan.memory / 2**20:.0f} MiB there are",
             f"Use fewer workers, {remedy}",
         )
