@@ -1,16 +1,18 @@
 """Charts of columns of numbers as SVG, which takes its colours from the page.
 
       12 +-----------------+      One size for all, in units of the SVG; y runs down, as in every SVG:
-         |  __             |      bars or a line between x = 58 and 448, foot at y = 172, labels left and below.
+         |  __             |      bars or lines between x = LEFT and RIGHT, foot at y = 172, labels left and below.
          | |  |__   __     |      Axes are linear or logarithmic, with ticks at 1, 2, 5 times a power of ten.
      172 +-----------------+
-        58               448
+       LEFT              RIGHT
 
 A bar is one path, so a chart is small for the hundreds of bars it is made for; histograms of more are shortened first.
+What a bar stands for is its title, which browsers show under the pointer: no script is needed, and the page prints.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, log10
@@ -22,6 +24,12 @@ from numpy.typing import NDArray
 SAME_VALUE = 1e-6
 """Relative difference below which values are drawn as one: they differ by rounding."""
 CHART_BINS = 240
+LEFT, RIGHT = 72, 448
+"""Of the axes; ticks of five digits and the label turned upright fit to the left."""
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#b8a800")
+"""Told apart by the colour-blind (Okabe and Ito, Color Universal Design, 2008), the yellow darkened for white pages."""
+OTHERS = "#8a8f94"
+DASHES = ("", "6 3", "2 2", "8 3 2 3")
 SHOWN_SHARE = 0.999
 """Of the values in a histogram; the largest few would squeeze the rest."""
 
@@ -37,16 +45,34 @@ def distribution(values: NDArray[np.float64], label: str, *, what: str) -> str:
     values = values[np.isfinite(values)]
     if not len(values):
         return ""
+    edges, is_log = bins_of(values)
+    return chart(np.histogram(values, edges)[0], edges, x_label=label, y_label=what, log_x=is_log)
+
+
+def bins_of(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
+    """Edges of the bars for finite values (at least one), and whether they are logarithmic."""
     low, high = float(values.min()), float(values.max())
     if high - low <= SAME_VALUE * max(abs(low), abs(high)):
         half = abs(low) / 10 or 0.5
-        edges = np.array([low - half, high + half])
-        return chart(np.array([len(values)]), edges, x_label=label, y_label=what)
+        return np.array([low - half, high + half]), False
     bins = int(np.clip(np.sqrt(len(values)) * 1.5, 8, 40))
     is_log = low > 0 and high / low > 50
     edges = np.geomspace(low, high, bins + 1) if is_log else np.linspace(low, high, bins + 1)
     edges[0], edges[-1] = low, high
-    return chart(np.histogram(values, edges)[0], edges, x_label=label, y_label=what, log_x=is_log)
+    return edges, is_log
+
+
+def counts_of(values: NDArray[np.int64], label: str, *, what: str) -> str:
+    """An SVG of how often each whole number occurs; logarithmic upwards where that differs by more than 50 times."""
+    if not len(values):
+        return ""
+    low, high = int(values.min()), int(values.max())
+    counts = np.bincount(values - low)
+    edges = np.arange(low, high + 2, dtype=np.float64) - np.float64(0.5)
+    if len(counts) > CHART_BINS:
+        counts, edges, _ = shortened(counts, edges, float(high))
+    is_log = int(counts.max()) > 50 * int(counts[counts > 0].min())
+    return chart(counts, edges, x_label=label, y_label=what, log_y=is_log, whole=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +110,7 @@ def chart(
     log_y: bool = False,
     marker: float | None = None,
     marker_label: str = "",
+    whole: bool = False,
 ) -> str:
     """Bars as SVG.
 
@@ -91,18 +118,30 @@ def chart(
     ----------
     counts, edges : (N,) and (N + 1,), ascending.
     marker : an x value to draw a line at.
+    whole : bars stand for whole numbers, in the middle between edges.
     """
-    x = _Axis(float(edges[0]), float(edges[-1]), 58, 448, log_x)
+    x = _Axis(float(edges[0]), float(edges[-1]), LEFT, RIGHT, log_x)
     top = max(1.0, float(counts.max()))
     y = _Axis(0.5 if log_y else 0.0, top * (1.6 if log_y else 1.05), 172, 12, log_y)
     bars = "".join(
-        f"<path d='M{left:.1f} 172V{y.at(count):.1f}H{right:.1f}V172Z'/>"
-        for left, right, count in zip(x.at(edges[:-1]), x.at(edges[1:]), counts, strict=True)
+        f"<path d='M{left:.1f} 172V{y.at(count):.1f}H{right:.1f}V172Z'><title>{escape(title)}</title></path>"
+        for left, right, count, title in zip(
+            x.at(edges[:-1]), x.at(edges[1:]), counts, _titles(counts, edges, y_label, whole), strict=True
+        )
         if count > 0
     )
     y_ticks = [t for t in y.ticks() if t == round(t)]
     marker_at = None if marker is None else (marker, marker_label)
-    return _drawn(f"<g class='bars'>{bars}</g>", (x, x.ticks()), (y, y_ticks), (x_label, y_label), marker_at)
+    x_ticks = [t for t in x.ticks() if t == round(t)] if whole else x.ticks()
+    return _drawn(f"<g class='bars'>{bars}</g>", (x, x_ticks), (y, y_ticks), (x_label, y_label), marker_at)
+
+
+def _titles(counts: NDArray[Any], edges: NDArray[np.float64], what: str, whole: bool) -> list[str]:
+    """What each bar stands for."""
+    ends = zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
+    if whole and len(edges) > 1 and edges[1] - edges[0] == 1:
+        return [f"{round(low + 0.5):,}: {count:,} {what}" for low, _, count in ends]
+    return [f"{low:.4g} to {high:.4g}: {count:,} {what}" for low, high, count in ends]
 
 
 def line(
@@ -127,7 +166,7 @@ def line(
     low, high = float(values[known].min()), float(values[known].max())
     is_log = low > 0 and high / low > 50
     margin = 0.05 * (high - low) if high - low > SAME_VALUE * max(abs(low), abs(high)) else abs(low) / 10 or 0.5
-    x = _Axis(first, first + len(values) - 1, 58, 448, False)
+    x = _Axis(first, first + len(values) - 1, LEFT, RIGHT, False)
     y = _Axis(low / 1.2, high * 1.2, 172, 12, True) if is_log else _Axis(low - margin, high + margin, 172, 12, False)
     points = " ".join(f"{x.at(first + k):.1f},{y.at(value):.1f}" for k, value in zip(known, values[known], strict=True))
     marker_at = None if marker is None else (float(marker), marker_label)
@@ -146,8 +185,8 @@ def _drawn(
     """An SVG of axes with ticks, labels of x and y, what is drawn between them, and a marker."""
     (x_axis, x_ticks), (y_axis, y_ticks), (x_label, y_label) = x, y, labels
     marks = [
-        f"<line class='grid' x1='58' x2='448' y1='{y_axis.at(t):.1f}' y2='{y_axis.at(t):.1f}'/>"
-        f"<text x='52' y='{y_axis.at(t) + 4:.1f}' text-anchor='end'>{tick_text(t)}</text>"
+        f"<line class='grid' x1='{LEFT}' x2='{RIGHT}' y1='{y_axis.at(t):.1f}' y2='{y_axis.at(t):.1f}'/>"
+        f"<text x='{LEFT - 6}' y='{y_axis.at(t) + 4:.1f}' text-anchor='end'>{tick_text(t)}</text>"
         for t in y_ticks
     ]
     marks += [
@@ -159,8 +198,8 @@ def _drawn(
     label = escape(f"{y_label} against {x_label}", quote=True)
     return (
         f"<svg class='chart' viewBox='0 0 460 216' role='img' aria-label='{label}'>{''.join(marks)}"
-        f"{content}<line class='axis' x1='58' x2='448' y1='172' y2='172'/>{over}"
-        f"<text x='253' y='210' text-anchor='middle'>{escape(x_label)}</text>"
+        f"{content}<line class='axis' x1='{LEFT}' x2='{RIGHT}' y1='172' y2='172'/>{over}"
+        f"<text x='{(LEFT + RIGHT) / 2}' y='210' text-anchor='middle'>{escape(x_label)}</text>"
         f"<text transform='translate(12 92) rotate(-90)' text-anchor='middle'>{escape(y_label)}</text></svg>"
     )
 
@@ -178,6 +217,66 @@ def tick_text(value: float) -> str:
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.1e}".replace(".0e", "e").replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
     return f"{value:,.6f}".rstrip("0").rstrip(".")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """A row of numbers with a name and a colour of `PALETTE` or `OTHERS`."""
+
+    name: str
+    color: str
+    values: NDArray[np.float64]
+
+
+def stacked(series: Sequence[Series], edges: NDArray[np.float64], *, x_label: str, y_label: str, unit: str = "") -> str:
+    """Bars on top of each other, one colour each: (N,) values for (N + 1,) edges."""
+    total = np.sum([each.values for each in series], axis=0) if series else np.zeros(0)
+    if not len(total) or total.max() <= 0:
+        return ""
+    x, y = (
+        _Axis(float(edges[0]), float(edges[-1]), LEFT, RIGHT, False),
+        _Axis(0, float(total.max()) * 1.05, 172, 12, False),
+    )
+    foot = np.zeros(len(total))
+    groups = []
+    for each in series:
+        tops = foot + each.values
+        bars = "".join(
+            f"<path d='M{left:.1f} {y.at(low):.1f}V{y.at(high):.1f}H{right:.1f}V{y.at(low):.1f}Z'>"
+            f"<title>{escape(each.name)}: {tick_text(float(f'{high - low:.3g}'))} {escape(unit)}</title></path>"
+            for left, right, low, high in zip(x.at(edges[:-1]), x.at(edges[1:]), foot, tops, strict=True)
+            if high - low > 0
+        )
+        groups.append(f"<g fill='{each.color}' shape-rendering='crispEdges'>{bars}</g>")
+        foot = tops
+    return _drawn("".join(groups), (x, x.ticks()), (y, y.ticks()), (x_label, y_label), None)
+
+
+def overlaid(series: Sequence[Series], edges: NDArray[np.float64], *, x_label: str, y_label: str, log_x: bool) -> str:
+    """Outlines of histograms over each other, to compare their shapes; dashes tell them apart too."""
+    top = max((float(each.values.max()) for each in series if len(each.values)), default=0.0)
+    if top <= 0:
+        return ""
+    x, y = _Axis(float(edges[0]), float(edges[-1]), LEFT, RIGHT, log_x), _Axis(0, top * 1.05, 172, 12, False)
+    at = x.at(edges)
+    drawn = []
+    for number, each in enumerate(series):
+        steps = " ".join(
+            f"{left:.1f},{y.at(v):.1f} {right:.1f},{y.at(v):.1f}"
+            for left, right, v in zip(at[:-1], at[1:], each.values, strict=True)
+        )
+        dash = f" stroke-dasharray='{DASHES[number % len(DASHES)]}'" if number else ""
+        drawn.append(
+            f"<polyline class='line' points='{steps}' style='stroke: {each.color}'{dash}>"
+            f"<title>{escape(each.name)}</title></polyline>"
+        )
+    return _drawn("".join(drawn), (x, x.ticks()), (y, y.ticks()), (x_label, y_label), None)
+
+
+def legend(entries: Iterable[tuple[str, str]]) -> str:
+    """Names beside their colours, as HTML."""
+    items = "".join(f"<span><i style='background: {color}'></i>{escape(name)}</span>" for name, color in entries)
+    return f"<p class='legend'>{items}</p>"
 
 
 def shortened(counts: NDArray[Any], edges: NDArray[Any], value: float) -> tuple[NDArray[Any], NDArray[Any], int]:

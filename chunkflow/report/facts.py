@@ -11,7 +11,7 @@ no longer fit in memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +21,15 @@ from typing import Any
 import pandas as pd
 
 from chunkflow.errors import IntegrityError
+from chunkflow.geometry.scale import Scale
+from chunkflow.plan.pipeline import SAVED
 from chunkflow.run.findings import Findings
 from chunkflow.run.journal import Journal, PassState
+from chunkflow.run.measures import totals_of
 from chunkflow.run.places import run_folder
 from chunkflow.run.result import Result
 from chunkflow.storage.hierarchy import zarr_kind
+from chunkflow.storage.stores import Place, place_of
 
 QUANTITIES = {
     "objects": ("objects", ""),
@@ -78,16 +82,35 @@ class RunFacts:
         """How many times the specimen was swollen."""
         return float(self.pipeline["input"].get("expansion", 1.0))
 
+    @cached_property
+    def scale(self) -> Scale | None:
+        """Of the result, by the arrays that were saved; None where none was."""
+        saved = (getattr(self.result, name) for name in SAVED)
+        return next((volume.volume.scale for volume in saved if volume is not None), None)
+
+    @cached_property
+    def is_complete(self) -> bool:
+        """Whether arrays and tables are in their places, and these settings'."""
+        journal = self.journal
+        stands = journal.is_published and journal.publishing is None
+        wanted = {p["name"]: self.stored["fingerprints"][p["name"]] for p in self.plan["passes"]}
+        return stands and journal.published_passes == wanted
+
     @property
     def findings(self) -> Findings:
         """What the merges found that the user should know."""
-        return Findings(self.pipeline, self.plan, self.result.pass_values)
+        states = {p["name"]: self.state(p["name"]) for p in self.plan["passes"]}
+        return Findings(self.pipeline, self.plan, self.result.pass_values, states)
 
     @cached_property
-    def input_path(self) -> Path:
-        """The image that was read: the group around the array."""
-        array = Path(self.plan["input"]["path"])
-        groups = (folder for folder in array.parents if zarr_kind(folder) == "group")
+    def input_path(self) -> Place:
+        """The image that was read: the group around the array, or the file that was imported for the run."""
+        named = self.pipeline["input"].get("path")
+        if named and Path(named).is_file():
+            return Path(named)
+        array = place_of(self.plan["input"]["path"])
+        above: Sequence[Place] = array.parents
+        groups = (folder for folder in above if zarr_kind(folder) == "group")
         return next(groups, array)
 
     @property
@@ -101,33 +124,21 @@ class RunFacts:
     def table(self, name: str) -> pd.DataFrame | None:
         """A table of the result, if this pipeline makes it."""
         makes = {"branches": "graph", "nodes": "graph", "seams": "apply-seams"}.get(name, name)
-        if makes not in self.stored["fingerprints"]:
+        if makes not in self.stored["fingerprints"] or not self.is_complete:
             return None  # a file may be there from earlier settings
         rows: pd.DataFrame = getattr(self.result, name)
         return rows
 
     def values(self, name: str) -> Mapping[str, Any] | None:
         """What a merge left, if this pipeline has it."""
-        return self.result.pass_values(name) if name in self.stored["fingerprints"] else None
+        if name not in self.stored["fingerprints"] or not self.is_complete:
+            return None
+        return self.result.pass_values(name)
 
     @cached_property
     def numbers(self) -> dict[str, float]:
         """The result in numbers, by the names in `QUANTITIES`, as far as it goes."""
-        objects, branches, nodes = (self.table(name) for name in ("objects", "branches", "nodes"))
-        found: dict[str, float] = {}
-        if objects is not None:
-            found |= {"objects": len(objects), "loops": int(objects["b1_filled"].sum())}
-        elif (merged := self.values("label-merge")) is not None and "count" in merged:
-            found["objects"] = int(merged["count"][0])
-        if nodes is not None:
-            found |= {"free_ends": int((nodes["kind"] == "end").sum())}
-            found |= {"junctions": int((nodes["kind"] == "junction").sum())}
-        if branches is not None:
-            found["length_um"] = float(branches["length_um"].sum())
-        if objects is not None:
-            found["volume_um3"] = float(objects["volume_um3"].sum())
-        if branches is not None and found["length_um"] > 0:
-            found["mean_diameter_um"] = float(
-                2 * (branches["radius_mean_um"] * branches["length_um"]).sum() / branches["length_um"].sum()
-            )
+        found = totals_of(*(self.table(name) for name in ("objects", "branches", "nodes")))
+        if "objects" not in found and (merged := self.values("label-merge")) is not None and "count" in merged:
+            found = {"objects": int(merged["count"][0]), **found}
         return found

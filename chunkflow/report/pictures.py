@@ -97,9 +97,9 @@ def cuts_through(point_um: Sequence[float], shape: Triple, scale: Scale) -> tupl
 def sampled(cut: Cut, levels: Sequence[Volume]) -> NDArray[Any]:
     """The voxels under the pixel centres of a cut. `levels` are one array's, finest first."""
     volume = level_for(cut, levels)
-    rows = _voxels_at(volume, cut.rows, cut.row_centres_um())
-    columns = _voxels_at(volume, cut.columns, cut.column_centres_um())
-    plane = int(_voxels_at(volume, cut.normal, np.array([cut.at_um]))[0])
+    rows = voxels_at(volume, cut.rows, cut.row_centres_um())
+    columns = voxels_at(volume, cut.columns, cut.column_centres_um())
+    plane = int(voxels_at(volume, cut.normal, np.array([cut.at_um]))[0])
     picture = np.zeros(cut.shape, volume.dtype)
     strip = volume.layout.chunk[cut.rows]
     for first in range(0, volume.shape[cut.rows], strip):
@@ -119,7 +119,7 @@ def level_for(cut: Cut, levels: Sequence[Volume]) -> Volume:
     return next((volume for volume in reversed(levels) if is_fine(volume)), levels[0])
 
 
-def _voxels_at(volume: Volume, axis: int, position_um: NDArray[np.float64]) -> NDArray[np.int64]:
+def voxels_at(volume: Volume, axis: int, position_um: NDArray[np.float64]) -> NDArray[np.int64]:
     """Index of the voxel around each position along an axis."""
     voxel, centre = volume.scale.voxel_um[axis], volume.scale.translation_um[axis]
     index = np.floor((position_um - centre) / voxel + 0.5).astype(np.int64)

@@ -1,18 +1,18 @@
 """The sections of the report that say where a result comes from and how to go on from it.
 
     what_ran     input, machine, libraries; stages with every parameter
-    passes       blocks, seconds and memory of each pass
     reproduce    the pipeline as a file that does the same again
     how_to_open  lines for napari, Neuroglancer, Python and pandas
 
-All of it comes from the plan and the journal, which is held in memory as the run itself holds it: an entry per block
-and pass.
+All of it comes from the plan and from the starts and ends in the journal.
 """
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from hashlib import sha256
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import yaml
 
 from chunkflow.plan.pipeline import SAVED
 from chunkflow.report.facts import RunFacts
-from chunkflow.report.html import counted, date, duration, html_table, number, percent, short, sides
+from chunkflow.report.html import date, duration, html_table, number, percent, short, sides
 from chunkflow.stages import infer
 
 
@@ -51,6 +51,8 @@ def what_ran(run: RunFacts) -> str:
         "runs in this folder": number(len(run.journal.starts)) if len(run.journal.starts) > 1 else "",
         "chunkflow": str(run.stored["chunkflow"]),
         "libraries": f"python {run.stored['python']}; {libraries}",
+        "settings": f"SHA-256 {digest_of_settings(run)[:16]}... of the stages and their parameters",
+        "to cite": f"chunkflow {run.stored['chunkflow']} and the papers listed under Methods",
     }
     rows = [[escape(name), escape(value)] for name, value in facts.items() if value]
     stages = [[escape(key), escape(_parameters(values)) or "(no parameters)"] for key, values in run.stages.items()]
@@ -61,9 +63,14 @@ def what_ran(run: RunFacts) -> str:
     )
 
 
+def digest_of_settings(run: RunFacts) -> str:
+    """SHA-256 of the stages with every parameter: alike for runs that were asked the same."""
+    return sha256(json.dumps(run.pipeline["stages"], sort_keys=True).encode()).hexdigest()
+
+
 def _network(facts: Mapping[str, Any] | None) -> str:
     """Which network it was, and how it was applied."""
-    return "" if facts is None else f"{facts['path']} (SHA-256 {facts['digest'][:16]}...): {infer.described(facts)}"
+    return "" if facts is None else f"{facts['path']} (SHA-256 {facts['digest']}): {infer.described(facts)}"
 
 
 def _value_facts(limits: Mapping[str, Any]) -> str:
@@ -83,35 +90,6 @@ def _flow(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + _parameters(value) + "}"
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...").strip()
-
-
-def passes(run: RunFacts) -> str:
-    """What each pass did and cost; seconds and memory are those that the units reported."""
-    head = ("pass", "blocks", "halo, voxels", "read / written", "seconds", "peak memory, MiB")
-    rows, workers = [], set()
-    for p in run.plan["passes"]:
-        units = list(run.state(p["name"]).done.values())
-        workers |= {unit["worker"] for unit in units if "worker" in unit}
-        seconds = sum(float(unit.get("seconds", 0)) for unit in units)
-        peak = max((int(unit.get("peak", 0)) for unit in units), default=0)
-        amplification = p["read_amplification"]
-        rows.append(
-            [
-                escape(p["name"]),
-                number(p["units"]),
-                sides(p["halo"]) if any(p["halo"]) else "",
-                "" if amplification is None else number(amplification, 3),
-                f"{seconds:,.2f}",
-                number(round(peak / 2**20)) if peak else "",
-            ]
-        )
-    projected = run.plan["peak_bytes_per_worker"] / 2**20
-    text = (
-        f"<p>Seconds are summed over {counted(len(workers), 'worker process', 'worker processes')}; peak memory is "
-        "the most that one process had held by the end of the pass. The plan projected at most "
-        f"{number(round(projected))} MiB.</p>"
-    )
-    return text + html_table(head, rows, texts={0})
 
 
 def reproduce(run: RunFacts) -> str:
@@ -146,7 +124,9 @@ def how_to_open(run: RunFacts) -> str:
         parts.append(("In napari", "A shell line; needs napari and napari-ome-zarr.", command))
     layers = [name for name in SAVED if getattr(run.result, name) is not None]
     if layers:
-        parts.append(("In Neuroglancer", "Python; prints a link for the browser.", _neuroglancer(out, layers)))
+        command = f"chunkflow view {shlex.quote(str(out))}"
+        needs = "A shell line; needs neuroglancer. With --napari the same in napari, with the tables."
+        parts.append(("In Neuroglancer", needs, command))
     names = [name for name in ("objects", "branches", "nodes") if run.table(name) is not None]
     python = [f"result = cf.open_result({str(out)!r})"]
     python += [f"result.{name}  # a pandas.DataFrame" for name in names]
@@ -160,21 +140,3 @@ def how_to_open(run: RunFacts) -> str:
         f"<h3>{escape(title)}</h3>{f'<p>{escape(text)}</p>' if text else ''}<pre>{escape(code)}</pre>"
         for title, text, code in parts
     )
-
-
-def _neuroglancer(out: Path, layers: Sequence[str]) -> str:
-    lines = [
-        "import chunkflow as cf",
-        "import neuroglancer",
-        "",
-        f"result = cf.open_result({str(out)!r})",
-        f"voxel_um = result.{layers[0]}.voxel_um",
-        "space = neuroglancer.CoordinateSpace(names=['z', 'y', 'x'], units='um', scales=voxel_um)",
-        "viewer = neuroglancer.Viewer()",
-        "with viewer.txn() as state:",
-    ]
-    for name in layers:
-        kind = "ImageLayer" if name in ("image", "probability") else "SegmentationLayer"
-        volume = f"neuroglancer.LocalVolume(result.{name}.array, space)"
-        lines.append(f"    state.layers['{name}'] = neuroglancer.{kind}(source={volume})")
-    return "\n".join([*lines, "print(viewer)"])

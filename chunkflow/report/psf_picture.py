@@ -12,27 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from math import ceil, floor, isfinite
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 
 from chunkflow.report.charts import round_length, tick_text
+from chunkflow.report.page import ACCENT, FAINT, FINER, INK, Page, Pixels
 from chunkflow.report.pictures import PLANES
 
-Pixels: TypeAlias = NDArray[np.uint8]
-Point: TypeAlias = tuple[float, float]
 TripleUm: TypeAlias = tuple[float, float, float]
 
 SIZE = (1500, 940)
 """Pixels of the picture."""
-FINER = 2
-"""Pixels drawn per pixel of the picture, along both axes."""
 SECTIONS = (40, 96, 740, 740)
 """Left, top, and the width and height that the sections may take."""
 PROFILES = (870, 96, 580, 226)
@@ -42,7 +37,6 @@ GAP = 6
 PROFILE_WIDTHS = 3.0
 """A profile reaches so many widths to each side, or to the end of the PSF."""
 
-INK, FAINT, ACCENT = (34, 34, 34), (110, 110, 110), (214, 69, 65)
 LADDER = np.array(
     [
         (0, 0, 4), (27, 12, 65), (74, 12, 107), (120, 28, 109), (165, 44, 96),
@@ -62,8 +56,8 @@ def png_of_psf(psf: NDArray[np.float32], voxel_um: TripleUm, fwhm_um: TripleUm, 
     fwhm_um : widths as they were measured, infinite where they could not be.
     title : what the PSF is, one sentence.
     """
-    page = _Page.blank()
-    page.title(title)
+    page = Page.blank(SIZE)
+    page.paragraph((SECTIONS[0], 24), title, SIZE[0] - 2 * SECTIONS[0], rows=2, size=19)
     peak = np.unravel_index(int(psf.argmax()), psf.shape)
     _draw_sections(page, psf / psf.max(), voxel_um, peak)
     left, top, width, height = PROFILES
@@ -75,58 +69,7 @@ def png_of_psf(psf: NDArray[np.float32], voxel_um: TripleUm, fwhm_um: TripleUm, 
     return page.png()
 
 
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """Drawing in the coordinates of the picture."""
-
-    image: Image.Image
-    pen: ImageDraw.ImageDraw
-
-    @classmethod
-    def blank(cls) -> _Page:
-        image = Image.new("RGB", (SIZE[0] * FINER, SIZE[1] * FINER), "white")
-        return cls(image, ImageDraw.Draw(image))
-
-    def line(self, points: Sequence[Point], color: tuple[int, int, int], width: float = 1.0) -> None:
-        self.pen.line([(x * FINER, y * FINER) for x, y in points], color, round(width * FINER), joint="curve")
-
-    def dot(self, at: Point, radius: float, color: tuple[int, int, int]) -> None:
-        x, y = at
-        corners = ((x - radius) * FINER, (y - radius) * FINER, (x + radius) * FINER, (y + radius) * FINER)
-        self.pen.ellipse(corners, color)
-
-    def text(
-        self, at: Point, text: str, color: tuple[int, int, int] = INK, *, size: int = 17, anchor: str = "la"
-    ) -> None:
-        self.pen.text((at[0] * FINER, at[1] * FINER), text, color, _font(size), anchor=anchor)
-
-    def title(self, text: str) -> None:
-        """As many words as fit in each of two lines."""
-        lines, line = [], ""
-        for word in text.split():
-            if self.pen.textlength(f"{line} {word}", _font(19)) > (SIZE[0] - 2 * SECTIONS[0]) * FINER:
-                lines.append(line)
-                line = word
-            else:
-                line = f"{line} {word}".strip()
-        for row, shown in enumerate([*lines, line][:2]):
-            self.text((SECTIONS[0], 24 + 28 * row), shown, size=19)
-
-    def paste(self, pixels: Pixels, at: Point) -> None:
-        """Pixels at the finer resolution."""
-        self.image.paste(Image.fromarray(pixels), (round(at[0] * FINER), round(at[1] * FINER)))
-
-    def png(self) -> bytes:
-        file = BytesIO()
-        self.image.resize(SIZE, Image.Resampling.BOX).save(file, "PNG", optimize=True)
-        return file.getvalue()
-
-
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size * FINER)
-
-
-def _draw_sections(page: _Page, psf: NDArray[np.float32], voxel_um: TripleUm, peak: Sequence[Any]) -> None:
+def _draw_sections(page: Page, psf: NDArray[np.float32], voxel_um: TripleUm, peak: Sequence[Any]) -> None:
     """xy, zy to its right and xz below it, all at one scale, with a bar of it and one of the colours."""
     size = [n * v for n, v in zip(psf.shape, voxel_um, strict=True)]
     depth = size[0] if psf.shape[0] > 1 else 0.0
@@ -140,7 +83,7 @@ def _draw_sections(page: _Page, psf: NDArray[np.float32], voxel_um: TripleUm, pe
             left + (size[2] * scale + GAP if columns == 0 else 0),
             top + (size[1] * scale + GAP if rows == 0 else 0),
         )
-        page.paste(_section(section, shape), at)
+        page.paste(section_pixels(section, shape), at)
         page.text((at[0] + 9, at[1] + 6), "zyx"[columns] + "zyx"[rows], (255, 255, 255), size=18)
     length = round_length(size[2] / 4)
     end, foot = left + size[2] * scale - 14, top + size[1] * scale - 16
@@ -150,7 +93,7 @@ def _draw_sections(page: _Page, psf: NDArray[np.float32], voxel_um: TripleUm, pe
     _draw_ladder(page, (left, top + (size[1] + depth) * scale + GAP + 22, (size[2] + depth) * scale + GAP), voxels)
 
 
-def _section(section: NDArray[np.float32], shape: tuple[int, int]) -> Pixels:
+def section_pixels(section: NDArray[np.float32], shape: tuple[int, int]) -> Pixels:
     """(rows, columns, 3) of voxels as tiles, and the line of half the maximum between their centres."""
     index = [np.arange(size) * count // size for size, count in zip(shape, section.shape, strict=True)]
     pixels = _colors(section[np.ix_(*index)])
@@ -172,7 +115,7 @@ def _colors(light: NDArray[Any]) -> Pixels:
     return np.round(np.stack(mixed, axis=-1)).astype(np.uint8)
 
 
-def _draw_ladder(page: _Page, place: tuple[float, float, float], voxels: str) -> None:
+def _draw_ladder(page: Page, place: tuple[float, float, float], voxels: str) -> None:
     left, top, width = place
     ramp = np.linspace(0, 1, round(width * FINER)) ** (1 / GAMMA)
     page.paste(np.broadcast_to(_colors(ramp), (12 * FINER, len(ramp), 3)).copy(), (left, top))
@@ -214,7 +157,7 @@ def _crossings(position: NDArray[np.float64], value: NDArray[np.float64]) -> tup
     return (float(position[left[-1]]), float(position[top + right[0]])) if len(left) and len(right) else None
 
 
-def _draw_profile(page: _Page, profile: _Profile, letter: str, place: tuple[float, float, float, float]) -> None:
+def _draw_profile(page: Page, profile: _Profile, letter: str, place: tuple[float, float, float, float]) -> None:
     left, top, width, height = place
     low, high = profile.reach
     margin = 0.03 * (high - low)
@@ -242,7 +185,7 @@ def _draw_profile(page: _Page, profile: _Profile, letter: str, place: tuple[floa
 
 
 def _draw_axes(
-    page: _Page,
+    page: Page,
     profile: _Profile,
     x: Callable[[float], float],
     y: Callable[[float], float],

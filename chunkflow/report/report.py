@@ -1,13 +1,17 @@
-"""The report of a finished run: one HTML file that a browser opens anywhere, without scripts or network.
+"""The report of a run: one HTML file that a browser opens anywhere, and that may ask nothing of the network.
 
-    facts.py  -->  report.py       warnings, certificate, truth, charts, tables  -->  report.html
-    what the       restoration.py  light corrected, blur taken out                    all of it, or one error
-    run left       slices.py       pictures of three planes
-                   provenance.py   what ran, and how to go on
+    facts.py  -->  trouble.py        blocks set aside, a run that is not complete: first   -->  report.html
+    what the       checks.py         are the skeletons right; the part for experts              all of it, or one error
+    run left       slices.py, projections.py, turning.py       pictures
+                   distributions.py, restoration.py, speed.py  charts and what was done
+                   provenance.py, methods.py                   what ran, and how to go on
 
 Text, tables and charts come from the plan, the journal, the records and the tables of the run; the pictures from three
-planes of the arrays. What a pipeline did not make is left out with a sentence. The tables and the graph's curves are
-held in memory, as the merges of the run held them; voxels never are.
+planes and from the coarsest level of the arrays. What a pipeline did not make is left out with a sentence. The tables
+and the graph's curves are held in memory, as the merges of the run held them; volumes never are. A page grows with
+neither objects nor blocks: tables end, charts have at most a few hundred bars, curves are thinned.
+
+The one script turns the skeleton, and lies in the page. A policy in its head forbids every request.
 """
 
 from __future__ import annotations
@@ -15,45 +19,52 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from string import Template
 
-import numpy as np
-import pandas as pd
-
-from chunkflow.errors import ChunkflowError, IntegrityError
-from chunkflow.report import charts
+from chunkflow.errors import ChunkflowError, InputNotFoundError, IntegrityError
+from chunkflow.report.checks import checked, expert
+from chunkflow.report.distributions import distributions, threshold, tile_seams
 from chunkflow.report.facts import QUANTITIES, RunFacts
 from chunkflow.report.html import (
     counted,
     date,
     html_table,
     number,
-    percent,
-    short,
     sides,
     table_cell,
     table_heading,
 )
-from chunkflow.report.provenance import how_to_open, passes, reproduce, what_ran
+from chunkflow.report.methods import methods_section
+from chunkflow.report.projections import projections
+from chunkflow.report.provenance import how_to_open, reproduce, what_ran
 from chunkflow.report.restoration import expansion_line, restoration
 from chunkflow.report.slices import slices
+from chunkflow.report.speed import speed
+from chunkflow.report.trouble import boxes, trouble, unfinished
+from chunkflow.report.truth import Truth, against_truth, keep_truth, kept_truth
+from chunkflow.report.turning import turning
+from chunkflow.report.verified import verified
+from chunkflow.report.viewer_picture import viewer_place
+from chunkflow.run.batch_status import check_one_result
+from chunkflow.run.places import run_folder
 from chunkflow.run.result import Result
 from chunkflow.storage.files import write_atomic
+from chunkflow.storage.stores import Place, place_of
 
-ROWS = 50
+ROWS = 20
 """Rows of a table that are shown."""
-NAMED = 20
-"""Objects that are named where something is wrong with them."""
+POLICY = (
+    "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; img-src data:; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">"
+)
+"""What is in the page is all that it may use."""
 
 OBJECT_COLUMNS = {
     "object_id": ("object", ""),
     "volume_um3": ("volume", "µm³"),
-    "volume_vox": ("volume", "voxels"),
     "b1_filled": ("loops", ""),
-    "b1_graph": ("loops of the graph", ""),
     "b2": ("cavities", ""),
-    "certified": ("certified", ""),
+    "certified": ("passed the check", ""),
     "touches_border": ("touches border", ""),
     "intensity_mean": ("mean intensity", ""),
     "intensity_sd": ("sd of intensity", ""),
@@ -96,8 +107,10 @@ def write_report(
     truth: Mapping[str, float] | None = None,
     found: Mapping[str, float] | None = None,
     tolerance: Mapping[str, float] | None = None,
-) -> Path:
+) -> Place:
     """Write report.html into the folder of a result and return its path.
+
+    A comparison with the truth is kept beside the run, so that a report that is written again has it too.
 
     Parameters
     ----------
@@ -111,11 +124,12 @@ def write_report(
     """
     try:
         run = RunFacts(result)
-        values = {"title": escape(f"chunkflow: {run.name}"), "lead": _lead(run), "footer": _footer(run)}
-        body = "\n".join(_sections(run, truth or {}, found or {}, tolerance or {}))
-        template = Template(files("chunkflow.report").joinpath("template.html").read_text(encoding="utf-8"))
+        known = Truth(truth=truth or {}, found=found or {}, tolerance=tolerance or {})
+        if truth:
+            keep_truth(run, known)
+        sections = _sections(run, known if truth else kept_truth(run)) if run.is_complete else _so_far(run)
         path = result.path / "report.html"
-        write_atomic(path, template.substitute(values, body=body).encode())
+        write_atomic(path, page(f"chunkflow: {run.name}", _lead(run), "\n".join(sections), _footer(run)).encode())
         return path
     except ChunkflowError:
         raise
@@ -126,31 +140,67 @@ def write_report(
         ) from error
 
 
-def _sections(
-    run: RunFacts, truth: Mapping[str, float], found: Mapping[str, float], tolerance: Mapping[str, float]
-) -> Iterable[str]:
-    yield _part("", lambda: _warnings(run))
-    yield _part("", lambda: _boxes(run.findings.all()))
-    yield _part("", lambda: _tiles(run))
-    yield _part("", lambda: expansion_line(run))
-    yield _part("Certificate", lambda: _certificate(run))
-    if truth:
-        yield _part("Found against truth", lambda: _against_truth({**run.numbers, **found}, truth, tolerance))
-    yield _part("Slices", lambda: slices(run))
-    yield _part("Restoration", lambda: restoration(run))
-    yield _part("Threshold", lambda: _threshold(run))
-    yield _part("Seams of tiles", lambda: _seams(run))
-    yield _part("Distributions", lambda: _distributions(run))
-    yield _part("Regions", lambda: _rows(run, "regions", REGION_COLUMNS))
-    yield _part("Objects", lambda: _rows(run, "objects", OBJECT_COLUMNS))
-    yield _part("Branches", lambda: _rows(run, "branches", BRANCH_COLUMNS))
-    yield _part("What ran", lambda: what_ran(run))
-    yield _part("Passes", lambda: passes(run))
-    yield _part("Reproduce", lambda: reproduce(run))
-    yield _part("Open the result", lambda: how_to_open(run))
+def rebuild_report(output: str | Place) -> Place:
+    """Write the report of an output folder anew, also of a run that is not complete, and return its path.
+
+    Raises
+    ------
+    InputNotFoundError : the folder holds no run.
+    UsageError : it holds a batch.
+    """
+    folder = place_of(output)
+    check_one_result(folder)
+    if not (run_folder(folder) / "journal.jsonl").exists():
+        raise InputNotFoundError(f"{output} holds no run", "Give the output folder of chunkflow run")
+    return write_report(Result(folder))
 
 
-def _part(title: str, make: Callable[[], str]) -> str:
+def page(title: str, lead: str, body: str, footer: str) -> str:
+    """The frame around sections; everything but the title is HTML."""
+    template = Template(files("chunkflow.report").joinpath("template.html").read_text(encoding="utf-8"))
+    text = template.substitute(title=escape(title), lead=lead, body=body, footer=footer)
+    return text.replace("<title>", f"{POLICY}\n<title>", 1)
+
+
+def _sections(run: RunFacts, known: Truth | None) -> Iterable[str]:
+    yield part("", lambda: trouble(run))
+    yield part("", lambda: boxes(run.findings.all()))
+    yield part("", lambda: _tiles(run))
+    yield part("", lambda: expansion_line(run))
+    yield part("Checks", lambda: checked(run))
+    yield part("Verified", lambda: verified(run))
+    if known is not None:
+        yield part("Found against truth", lambda: against_truth(run, known))
+    yield part("Slices", lambda: slices(run))
+    yield part("Projections", lambda: projections(run))
+    yield part("Skeleton", lambda: turning(run))
+    yield viewer_place(run)
+    yield part("Restoration", lambda: restoration(run))
+    yield part("Threshold", lambda: threshold(run))
+    yield part("Seams of tiles", lambda: tile_seams(run))
+    yield part("Distributions", lambda: distributions(run))
+    yield part("Regions", lambda: _rows(run, "regions", REGION_COLUMNS))
+    yield part("Objects", lambda: _rows(run, "objects", OBJECT_COLUMNS))
+    yield part("Branches", lambda: _rows(run, "branches", BRANCH_COLUMNS))
+    yield part("What ran", lambda: what_ran(run))
+    yield part("Speed", lambda: speed(run))
+    yield part("Methods", lambda: methods_section(run.stored))
+    yield part("Reproduce", lambda: reproduce(run))
+    yield part("Open the result", lambda: how_to_open(run))
+    yield part("", lambda: expert(run))
+
+
+def _so_far(run: RunFacts) -> Iterable[str]:
+    """Of a run that is not complete: no picture and no table is its own yet."""
+    yield part("", lambda: unfinished(run))
+    yield part("", lambda: boxes(str(text) for text in run.plan["warnings"]))
+    yield part("What ran", lambda: what_ran(run))
+    yield part("Speed", lambda: speed(run))
+    yield part("Reproduce", lambda: reproduce(run))
+    yield part("", lambda: expert(run))
+
+
+def part(title: str, make: Callable[[], str]) -> str:
     """A section, or why it is missing: one damaged file does not cost the page."""
     try:
         content = make()
@@ -163,7 +213,9 @@ def _part(title: str, make: Callable[[], str]) -> str:
 def _lead(run: RunFacts) -> str:
     numbers = run.numbers
     size = run.plan["output"]
-    if "objects" not in numbers:
+    if not run.is_complete:
+        found = "A run that is not complete"
+    elif "objects" not in numbers:
         found = "A restored image"
     elif numbers["objects"] == 0:
         found = "No objects"
@@ -197,123 +249,6 @@ def _tiles(run: RunFacts) -> str:
     return f"<div class='numbers'>{''.join(tiles)}</div><p class='caption'>{' '.join(notes)}</p>"
 
 
-def _certificate(run: RunFacts) -> str:
-    objects, graph = run.table("objects"), run.values("graph")
-    if "label-merge" not in run.stored["fingerprints"]:
-        return ""
-    if objects is None:
-        return "<p>This pipeline measures no objects, so there is nothing to certify.</p>"
-    if not len(objects):
-        return "<p>No objects were found, so there is nothing to certify.</p>"
-    if graph is None:
-        return "<p>This pipeline makes no skeleton, so there is nothing to certify.</p>"
-    equal = objects["b1_graph"] == objects["b1_filled"]
-    certified = objects["certified"].astype(bool)
-    open_voxels = int(graph["open_count"].sum())
-    lines = [
-        f"{_of_all(int(equal.sum()), len(objects))} the skeleton graph has exactly as many loops as the object itself: "
-        f"{number(int(objects['b1_graph'].sum()))} in the graph, {number(int(objects['b1_filled'].sum()))} in the "
-        "objects. Nothing was cut, closed or joined by working in blocks."
-        if equal.all()
-        else f"{_of_all(int(equal.sum()), len(objects))} the skeleton graph has as many loops as the object itself; "
-        f"in {number(int((~equal).sum()))} it has not: {_named(objects[~equal])}.",
-        "No voxel of the skeleton was left undecided where a block ends."
-        if open_voxels == 0
-        else f"{counted(open_voxels, 'voxel')} of the skeleton could not be decided: objects thicker than "
-        "distances in 32 bits can tell. Resample to larger voxels.",
-    ]
-    if not certified.all():
-        lines.append(f"Not certified: {_named(objects[~certified])}.")
-    cavities = int(objects["b2"].sum())
-    if cavities:
-        lines.append(f"The objects have {counted(cavities, 'closed cavity', 'closed cavities')}.")
-    state = "good" if certified.all() else "bad"
-    headline = f"{number(int(certified.sum()))} of {counted(len(objects), 'object')} certified"
-    text = "".join(f"<p>{line}</p>" for line in lines)
-    return f"<div class='verdict {state}'><p><b>{headline}</b></p>{text}</div>"
-
-
-def _of_all(count: int, total: int) -> str:
-    if count == total:
-        return {1: "In the one object", 2: "In both objects"}.get(total, f"In all {number(total)} objects")
-    return f"In {number(count)} of {number(total)} objects"
-
-
-def _named(objects: pd.DataFrame) -> str:
-    ids = ", ".join(str(value) for value in objects["object_id"][:NAMED])
-    more = f" and {number(len(objects) - NAMED)} more" if len(objects) > NAMED else ""
-    return f"{'object' if len(objects) == 1 else 'objects'} {ids}{more}"
-
-
-def _against_truth(found: Mapping[str, float], truth: Mapping[str, float], tolerance: Mapping[str, float]) -> str:
-    head = ("quantity", "truth", "found", "difference", "difference, %", "allowed, %", "verdict")
-    rows = []
-    for name, true in truth.items():
-        words, unit = QUANTITIES.get(name, (name, ""))
-        value, allowed = found.get(name), tolerance.get(name)
-        off = None if value is None else value - true
-        relative = None if off is None else 0.0 if off == 0 else abs(off / true) if true else float("inf")
-        verdict = ""
-        if relative is not None and allowed is not None:
-            # The bound is a decimal fraction; a difference of just that must not fail by its last bit.
-            inside = relative <= allowed * (1 + 1e-12)
-            verdict = "<span class='good-text'>within</span>" if inside else "<span class='bad-text'>outside</span>"
-        cells = [short(true), short(value), short(off, sign=True), percent(relative), percent(allowed), verdict]
-        rows.append([escape(f"{words}, {unit}" if unit else words), *cells])
-    return html_table(head, rows, texts={0, 6})
-
-
-def _threshold(run: RunFacts) -> str:
-    merged, stage = run.values("threshold"), run.stages.get("threshold")
-    if merged is None:
-        predicted = run.plan["facts"].get("network") or run.stages.get("pixels") or {}
-        fixed = predicted.get("threshold") if stage is None else stage.get("value")
-        return "" if fixed is None else f"<p>Foreground is what lies above {short(fixed)}, fixed by the pipeline.</p>"
-    counts, edges = merged["histogram"], merged["edges"]
-    value = float(merged["threshold"][0])
-    method = str((stage or {}).get("method", ""))
-    total = int(counts.sum())
-    above = int(counts[edges[:-1] > value].sum())
-    bars, bounds, hidden = charts.shortened(counts, edges, value)
-    text = (
-        f"<p>The threshold is {short(value, 5)} ({escape(method)}, from the histogram of the whole volume). "
-        f"{percent(above / max(total, 1))} % of the {number(total)} voxels lie above it.</p>"
-    )
-    chart = charts.chart(
-        bars, bounds, x_label="value", y_label="voxels", log_y=True, marker=value, marker_label="threshold"
-    )
-    note = f"<p class='caption'>{number(hidden)} brighter voxels are beyond the right end.</p>" if hidden else ""
-    return text + chart + note
-
-
-def _seams(run: RunFacts) -> str:
-    """How well neighbouring tiles of a segmenter agreed."""
-    seams = run.table("seams")
-    if seams is None or not len(seams):
-        return ""
-    pairs, merged, ambiguous = (int(seams[name].sum()) for name in ("pairs", "merged", "ambiguous"))
-    text = (
-        f"At {counted(len(seams), 'seam')} between tiles, {number(merged)} of {counted(pairs, 'pair')} of objects that "
-        f"overlap are one object, and {number(ambiguous)} are ambiguous: alike enough, but one of the two is more like "
-        "another. Every seam is in <a href='tables/seams.csv'>tables/seams.csv</a>."
-    )
-    return f"<p>{text}</p>"
-
-
-def _distributions(run: RunFacts) -> str:
-    wanted = (
-        ("objects", "volume_um3", "volume of an object, µm³", "objects"),
-        ("branches", "length_um", "length of a branch, µm", "branches"),
-        ("branches", "radius_mean_um", "mean radius of a branch, µm", "branches"),
-    )
-    figures = []
-    for table, column, label, what in wanted:
-        rows = run.table(table)
-        if rows is not None and len(rows):
-            figures.append(charts.distribution(rows[column].to_numpy(np.float64), label, what=what))
-    return f"<div class='charts'>{''.join(figures)}</div>" if figures else ""
-
-
 def _rows(run: RunFacts, name: str, columns: Mapping[str, tuple[str, str]]) -> str:
     """The first rows of a table, with a link to all of it."""
     table = run.table(name)
@@ -331,16 +266,3 @@ def _rows(run: RunFacts, name: str, columns: Mapping[str, tuple[str, str]]) -> s
     rows = [[table_cell(value, column) for column, value in row.items()] for row in records]
     texts = {index for index, column in enumerate(present) if column in ("kind", "name")}
     return text + html_table([table_heading(*words) for words in present.values()], rows, texts=texts, is_html=True)
-
-
-def _warnings(run: RunFacts) -> str:
-    found = [str(text) for text in run.plan["warnings"]]
-    for p in run.plan["passes"]:
-        for unit, report in sorted(run.state(p["name"]).failed.items()):
-            place = f"at {report.get('core', 'unknown')} (z,y,x in voxels)"
-            found.append(f"Block {unit} of pass {p['name']} {place} was set aside: {report.get('error', '')}")
-    return _boxes(found)
-
-
-def _boxes(texts: Iterable[str]) -> str:
-    return "".join(f"<div class='warning'>{escape(text)}</div>" for text in texts)

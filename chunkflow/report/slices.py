@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from chunkflow.report.facts import RunFacts
 from chunkflow.report.html import short
 from chunkflow.run.result import ResultVolume
 from chunkflow.storage.omezarr import open_volume
+from chunkflow.storage.stores import place_of
 from chunkflow.storage.volume import Volume
 
 PIXELS_OF_THICK = 4
@@ -36,7 +36,7 @@ def slices(run: RunFacts) -> str:
     first = objects or light
     if first is None:
         return "<p>Neither an image nor labels were saved, so there is nothing to show.</p>"
-    light_levels, object_levels = _levels(light), _levels(objects)
+    light_levels, object_levels = levels_of(light), levels_of(objects)
     point = pictures.busiest_point_um(object_levels or light_levels, foreground=objects is not None)
     if objects is not None and light is not None and run.numbers.get("objects") == 0:
         point = pictures.busiest_point_um(light_levels, foreground=False)
@@ -58,16 +58,16 @@ def slices(run: RunFacts) -> str:
                 for part in result.graph_parts
             )
             stack.append(("curves", reduce(np.maximum, drawn)))
-    figure = _figure(cuts, layers)
+    shown_planes = figure(cuts, layers)
     shown = _caption(cuts, first, window if light is not None else None, near_um if has_graph else None)
-    return _switches(objects is not None, has_graph, len(cuts) > 1) + figure + shown
+    return _switches(objects is not None, has_graph, len(cuts) > 1) + shown_planes + shown
 
 
-def _levels(volume: ResultVolume | None) -> list[Volume]:
+def levels_of(volume: ResultVolume | None) -> list[Volume]:
     """All levels of an array, finest first."""
     if volume is None:
         return []
-    group = Path(volume.volume.path).parent
+    group = place_of(volume.volume.path).parent
     count = 0
     while (group / str(count)).is_dir():
         count += 1
@@ -88,21 +88,22 @@ def _switches(has_objects: bool, has_graph: bool, has_cuts: bool) -> str:
     )
 
 
-def _figure(cuts: Sequence[pictures.Cut], layers: Sequence[Sequence[tuple[str, pictures.Pixels]]]) -> str:
-    """The planes side by side as they meet: xy, zy to its right, xz below."""
+def figure(
+    cuts: Sequence[pictures.Cut], layers: Sequence[Sequence[tuple[str, pictures.Pixels]]], *, lines: bool = True
+) -> str:
+    """The planes side by side as they meet: xy, zy to its right, xz below; `lines` are where they cut each other."""
     by_name = dict(zip((cut.name for cut in cuts), zip(cuts, layers, strict=True), strict=True))
     planes = []
     for name in ("xy", "zy", "xz"):
         if name in by_name:
             cut, stack = by_name[name]
+            what = f"{name} {'slice' if lines else 'projection'}"
             images = "".join(
-                f"<img class='{kind}' src='{pictures.png_uri(pixels)}' alt='{name} slice: {kind}'>"
-                for kind, pixels in stack
+                f"<img class='{kind}' src='{pictures.png_uri(pixels)}' alt='{what}: {kind}'>" for kind, pixels in stack
             )
             bar = _scale_bar(cut) if name == "xy" else ""
-            planes.append(
-                f"<div class='plane'>{images}{_cut_lines(cut, cuts)}<span class='name'>{name}</span>{bar}</div>"
-            )
+            cross = _cut_lines(cut, cuts) if lines else ""
+            planes.append(f"<div class='plane'>{images}{cross}<span class='name'>{name}</span>{bar}</div>")
     width = cuts[0].shape[1]
     columns = f"{width}fr {by_name['zy'][0].shape[1]}fr" if "zy" in by_name else "1fr"
     return f"<div class='planes' style='grid-template-columns: {columns}'>{''.join(planes)}</div>"

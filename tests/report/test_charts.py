@@ -30,10 +30,10 @@ def test_a_line_goes_through_its_values_and_leaves_out_what_is_no_number() -> No
     values = np.array([1.0, np.nan, 3.0, 2.0, np.inf])
     svg = charts.line(values, first=1, x_label="iteration", y_label="GCV", marker=4, marker_label="chosen")
     drawn = points(svg)
-    step = (448 - 58) / 4
-    np.testing.assert_allclose(drawn[:, 0], 58 + step * np.array([0, 2, 3]), atol=0.06)
+    step = (charts.RIGHT - charts.LEFT) / 4
+    np.testing.assert_allclose(drawn[:, 0], charts.LEFT + step * np.array([0, 2, 3]), atol=0.06)
     assert (drawn[0, 1] - drawn[2, 1]) == pytest.approx((drawn[0, 1] - drawn[1, 1]) / 2, abs=0.1)  # y runs down
-    assert f"x1='{58 + 3 * step:.1f}' x2='{58 + 3 * step:.1f}' y1='8'" in svg and ">chosen<" in svg
+    assert f"x1='{charts.LEFT + 3 * step:.1f}' x2='{charts.LEFT + 3 * step:.1f}' y1='8'" in svg and ">chosen<" in svg
     assert charts.line(np.array([np.nan, 2.0]), first=0, x_label="x", y_label="y") == ""
 
 
@@ -42,3 +42,47 @@ def test_a_line_over_decades_is_logarithmic_and_a_level_one_is_drawn() -> None:
     assert drawn[0, 1] - drawn[1, 1] == pytest.approx(drawn[1, 1] - drawn[2, 1], abs=0.15)
     level = points(charts.line(np.ones(5), first=0, x_label="x", y_label="y"))
     assert len(level) == 5 and 12 < level[0, 1] < 172
+
+
+def test_a_bar_tells_what_it_stands_for_under_the_pointer() -> None:
+    values = np.array([1.0, 1.0, 2.0, 5.0])
+    titles = re.findall("<title>(.*?)</title>", charts.distribution(values, "length, µm", what="branches"))
+    assert sum(int(title.split(": ")[1].split()[0]) for title in titles) == 4
+    assert titles[0].startswith("1 to ") and titles[0].endswith("2 branches")
+
+
+def test_whole_numbers_have_a_bar_each() -> None:
+    svg = charts.counts_of(np.array([1, 1, 1, 3, 3, 4]), "degree", what="nodes")
+    assert re.findall("<title>(.*?)</title>", svg) == ["1: 3 nodes", "3: 2 nodes", "4: 1 nodes"]
+    ticks = re.findall("text-anchor='middle'>([0-9.,]+)</text>", svg)
+    assert {"1", "2", "3", "4"} >= set(ticks) and ticks
+    wide = charts.counts_of(np.arange(10**5), "degree", what="nodes")
+    assert wide.count("<path") <= charts.CHART_BINS and len(wide) < 40_000
+
+
+def test_stacked_bars_stand_on_each_other() -> None:
+    rows = [
+        charts.Series(name=n, color=c, values=np.array(v))
+        for n, c, v in (("a", "#000", [1.0, 0]), ("b", "#111", [2.0, 4.0]))
+    ]
+    svg = charts.stacked(rows, np.array([0.0, 1.0, 2.0]), x_label="time, s", y_label="blocks / s")
+    bars = [tuple(map(float, bar)) for bar in re.findall(r"<path d='M\S+ ([0-9.]+)V([0-9.]+)H", svg)]
+    (a_foot, a_top), (b_foot, b_top), (c_foot, c_top) = bars
+    assert a_foot == c_foot == 172 and a_top == b_foot
+    assert b_foot - b_top == pytest.approx(2 * (a_foot - a_top), abs=0.2)
+    assert c_foot - c_top == pytest.approx(4 * (a_foot - a_top), abs=0.3)
+    assert charts.stacked([], np.array([0.0, 1.0]), x_label="x", y_label="y") == ""
+
+
+def test_outlines_over_each_other_share_their_axes() -> None:
+    rows = [
+        charts.Series(name=n, color="#000", values=np.array(v)) for n, v in (("a", [50.0, 50.0]), ("b", [0.0, 100.0]))
+    ]
+    svg = charts.overlaid(rows, np.array([1.0, 2.0, 3.0]), x_label="x", y_label="%", log_x=False)
+    first, second = (
+        [tuple(map(float, point.split(","))) for point in drawn.split()]
+        for drawn in re.findall("points='([^']*)'", svg)
+    )
+    assert [x for x, _ in first] == [x for x, _ in second]
+    assert 172 - first[2][1] == pytest.approx((172 - second[2][1]) / 2, abs=0.1) and second[0][1] == 172
+    assert svg.count("stroke-dasharray") == 1

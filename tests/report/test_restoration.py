@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import chunkflow as cf
+from chunkflow.report import charts
 from chunkflow.report.facts import RunFacts
 from chunkflow.report.report import write_report
 from chunkflow.report.restoration import restoration_numbers, restored_with
@@ -135,7 +136,7 @@ def test_gains_of_the_planes_are_drawn_and_the_background_is_told(tmp_path: Path
     assert float(found["background"][0].split()[0]) == pytest.approx(float(levels["background"][0]), rel=1e-3)
     (points,) = re.findall("<polyline class='line' points='([^']*)'", html)
     drawn = np.array([[float(v) for v in point.split(",")] for point in points.split()])
-    assert len(drawn) == 24 and drawn[0, 0] == 58 and drawn[-1, 0] == 448
+    assert len(drawn) == 24 and drawn[0, 0] == charts.LEFT and drawn[-1, 0] == charts.RIGHT
     assert np.corrcoef(drawn[:, 1], gain)[0, 1] < -0.9999  # y runs down
     assert "Deconvolution" not in html and restored_with(RunFacts(result)) == ""
 
