@@ -29,7 +29,7 @@ from scipy import ndimage
 import chunkflow as cf
 from chunkflow.run.demo_network import run_network_demo
 from chunkflow.run.result import ResultVolume
-from chunkflow.storage.tiff import import_tiff
+from chunkflow.storage.importing import import_image
 from chunkflow.synth.crowds import VOXEL_UM
 
 Voxels = NDArray[np.float32]
@@ -83,7 +83,7 @@ def main() -> None:
 def draw_yeast(tiff: Path, scratch: Path, path: Path) -> None:
     """Mitochondria: raw, restored with a Gaussian and with the microscope's PSF, and the skeleton of the last."""
     stack = scratch / "yeast.ome.zarr"
-    import_tiff(tiff, stack, voxel_um=YEAST_UM)
+    import_image(tiff, stack, voxel_um=YEAST_UM)
     pipeline = cf.Pipeline.from_yaml(MITOCHONDRIA)
     restore, *rest = pipeline.stages
     assert isinstance(restore, cf.Deconvolve)
@@ -119,7 +119,7 @@ def draw_yeast(tiff: Path, scratch: Path, path: Path) -> None:
 def draw_nucleus(tiff: Path, scratch: Path, path: Path) -> None:
     """A nucleus in widefield light, before and after: a plane, and a section along the optical axis."""
     stack = scratch / "nucleus.ome.zarr"
-    import_tiff(tiff, stack, voxel_um=NUCLEUS_UM)
+    import_image(tiff, stack, voxel_um=NUCLEUS_UM)
     volumes = {
         "widefield, raw": np.asarray(cf.open_volume(stack)[...], np.float32),
         "deconvolved": image_of([NUCLEUS], stack, scratch / "nucleus"),
