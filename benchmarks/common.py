@@ -50,14 +50,17 @@ class Options:
     rounds: int
 
 
-def options(description: str) -> Options:
-    """The command line; starts this script again with one compute thread where that was not set."""
+def options(description: str, arguments: Sequence[str] | None = None) -> Options:
+    """The command line, or those `arguments` of it that are for all scripts.
+
+    Starts the script again with one compute thread where that was not set.
+    """
     _with_one_thread()
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small data, under two minutes on two cores")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs per contender; the median counts")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     return Options(given.quick, given.json, given.rounds)
 
 

@@ -24,7 +24,7 @@ from scipy.spatial import cKDTree
 
 import chunkflow as cf
 from chunkflow.run.journal import Journal
-from chunkflow.run.worker import peak_rss
+from chunkflow.run.resident import peak_bytes
 from chunkflow.testing.suites import write_volume
 
 NEURITES = Path(__file__).parents[2] / "shared" / "data" / "em_segmentation_256x512x512.tif"
@@ -110,7 +110,7 @@ def run(source: Path, out: Path, block: int) -> dict[str, Any]:
         "seconds": seconds,
         "passes": clock.text(0.02),
         "peak": peak,
-        "driver": peak_rss(),
+        "driver": peak_bytes(),
         "projected": plan.peak_bytes,
     }
 

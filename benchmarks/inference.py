@@ -25,7 +25,7 @@ import chunkflow as cf
 from chunkflow.models import load_model, save_model
 from chunkflow.models.predict import prepared
 from chunkflow.models.unet import UNet, UNetConfig
-from chunkflow.run.worker import peak_rss
+from chunkflow.run.resident import peak_bytes
 from chunkflow.testing.suites import write_volume
 
 SIDE, QUICK_SIDE = 256, 96
@@ -103,7 +103,7 @@ def run_ours(folder: Path, name: str, **parameters: Any) -> Ran:
     output = cf.OutputOptions(save=("probability",), pyramid="none")
     began = perf_counter()
     cf.Pipeline([stage], output=output).plan(folder / "in.ome.zarr", folder / name, memory=8 * 2**30).run(on="serial")
-    return perf_counter() - began, peak_rss() / 2**20
+    return perf_counter() - began, peak_bytes() / 2**20
 
 
 def run_bare(folder: Path, name: str) -> Ran:
@@ -121,7 +121,7 @@ def run_bare(folder: Path, name: str) -> Ran:
         began = perf_counter()
         for _ in range(facts["patches"]):
             torch.sigmoid(module(patch, margin))
-        return perf_counter() - began, peak_rss() / 2**20
+        return perf_counter() - began, peak_bytes() / 2**20
 
 
 def run_monai(folder: Path, name: str, *, window: int, mode: str) -> Ran:
@@ -137,7 +137,7 @@ def run_monai(folder: Path, name: str, *, window: int, mode: str) -> Ran:
     shape = tuple(output.shape[2:])
     stored = zarr.create_array(folder / name, shape=shape, chunks=(64,) * 3, shards=(128,) * 3, dtype="float32")
     stored[:] = output[0, 0].numpy()
-    return perf_counter() - began, peak_rss() / 2**20
+    return perf_counter() - began, peak_bytes() / 2**20
 
 
 def error_of(path: Path, truth: NDArray[np.float32], side: int) -> float:

@@ -24,11 +24,11 @@ from typing import Any
 from unittest.mock import patch
 
 import cc3d
-import dask  # noqa: TID251
-import dask.array as da  # noqa: TID251
+import dask
+import dask.array as da
 import numpy as np
 from common import PassClock, Report, Row, options, peer, profile_of, spread, take_turns
-from distributed import Client, LocalCluster  # noqa: TID251
+from distributed import Client, LocalCluster
 from numpy.typing import NDArray
 from scipy import ndimage
 

@@ -22,7 +22,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from chunkflow.kernels.union import FinalIds, Slab, element_offsets
-from chunkflow.run.worker import peak_rss
+from chunkflow.run.resident import peak_bytes
 from chunkflow.storage.records import shelf_in
 
 SIDE = 64
@@ -113,7 +113,7 @@ def ours(case: Case) -> tuple[float, float, int, int]:
         handed = sum(len(ids) for _, ids in found)
         seconds = perf_counter() - began - sum(drawing)
     assert handed == case.pieces
-    return seconds, peak_rss() / 2**20, edges, found.count
+    return seconds, peak_bytes() / 2**20, edges, found.count
 
 
 def of_scipy(case: Case) -> tuple[float, float, int]:
@@ -134,7 +134,7 @@ def of_scipy(case: Case) -> tuple[float, float, int]:
     rank = np.empty(count, np.int64)
     rank[np.argsort(first)] = np.arange(1, count + 1)
     ids = rank[classes]
-    seconds, mib = perf_counter() - began, peak_rss() / 2**20
+    seconds, mib = perf_counter() - began, peak_bytes() / 2**20
     found = FinalIds(iter(slabs), case.layers, _Held(), voxels=case.voxels)
     same = all(np.array_equal(part, ids[n * per_layer : (n + 1) * per_layer]) for n, part in found)
     return seconds, mib, int(count) if same else 0

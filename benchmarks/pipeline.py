@@ -31,7 +31,7 @@ import chunkflow as cf
 from chunkflow.geometry.box import Box
 from chunkflow.geometry.scale import Scale
 from chunkflow.kernels import psf
-from chunkflow.run.worker import peak_rss
+from chunkflow.run.resident import peak_bytes
 from chunkflow.storage.layout import layout_for_core
 from chunkflow.storage.omezarr import write_image_group
 from chunkflow.storage.volume import create_array, open_array
@@ -133,7 +133,7 @@ def our_run(source: Path, out: Path, block: int, workers: int) -> dict[str, Any]
     return {
         "seconds": _by_stage(events, began, total),
         "total": total,
-        "kernels": sum(unit["seconds"] for unit in units),
+        "kernels": sum(sum(unit["spent"]) for unit in units),
         "units": len(units),
         "peak": max(peaks.values()),
         "projected": plan.peak_bytes,
@@ -188,7 +188,7 @@ def peer_run(source: Path, out: Path, has_skan: bool) -> dict[str, Any]:
     total = perf_counter() - began
     loops = int(count - table["euler_number"].sum())  # of objects without cavities
     found = {"objects": count, "loops": loops, "length_um": length}
-    return {"seconds": seconds, "total": total, "peak": peak_rss(), **found}
+    return {"seconds": seconds, "total": total, "peak": peak_bytes(), **found}
 
 
 @contextmanager

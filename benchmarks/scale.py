@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import chunkflow as cf
 from chunkflow.geometry.box import Box
 from chunkflow.geometry.scale import Scale
-from chunkflow.run.worker import peak_rss
+from chunkflow.run.resident import peak_bytes
 from chunkflow.storage.layout import layout_for_core
 from chunkflow.storage.omezarr import write_image_group
 from chunkflow.storage.volume import create_array
@@ -124,12 +124,12 @@ def run(source: Path, out: Path, block: int, workers: int) -> dict[str, Any]:
     seconds: dict[str, float] = defaultdict(float)
     units = units_of(out)
     for name, unit in units:
-        seconds[stage_of(name)] += unit["seconds"]
+        seconds[stage_of(name)] += sum(unit["spent"])
     return {
         "seconds": {"all": sum(seconds.values()), **seconds},
         "blocks": prod(-(-n // block) for n in plan.shape),
         "wall": wall,
-        "driver": peak_rss() / 2**20,
+        "driver": peak_bytes() / 2**20,
         "worker": max(unit["peak"] for _, unit in units) / 2**20,
         "projected": plan.peak_bytes / 2**20,
         "objects": len(result.objects),

@@ -23,7 +23,7 @@ from typing import Any
 import networks
 import numpy as np
 from common import PassClock, Report, Row, options, peer, spread, take_turns
-from distributed import Client  # noqa: TID251
+from distributed import Client
 from labels import WORKERS, local_cluster, write_mask
 from numpy.typing import NDArray
 from scipy import ndimage

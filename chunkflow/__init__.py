@@ -9,6 +9,12 @@ result.objects, result.branches, result.graph
 
 from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline
 from chunkflow.plan.plan import Plan
+from chunkflow.report.comparison import write_comparison
+from chunkflow.run.batch import Options as BatchOptions
+from chunkflow.run.batch import run_batch
+from chunkflow.run.compare import Questions, compare
+from chunkflow.run.exporting import export
+from chunkflow.run.preview import preview
 from chunkflow.run.result import Result, open_result
 from chunkflow.run.train import train
 from chunkflow.run.train_pixels import train_pixels
@@ -25,12 +31,14 @@ from chunkflow.stages.resample import Resample
 from chunkflow.stages.skeleton import Skeleton
 from chunkflow.stages.threshold import Threshold
 from chunkflow.stages.vesselness import Vesselness
+from chunkflow.storage.importing import import_image
 from chunkflow.storage.omezarr import open_volume
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Apply",
+    "BatchOptions",
     "Correct",
     "Deconvolve",
     "InputOptions",
@@ -43,13 +51,20 @@ __all__ = [
     "Plan",
     "Predict",
     "Psf",
+    "Questions",
     "Resample",
     "Result",
     "Skeleton",
     "Threshold",
     "Vesselness",
+    "compare",
+    "export",
+    "import_image",
     "open_result",
     "open_volume",
+    "preview",
+    "run_batch",
     "train",
     "train_pixels",
+    "write_comparison",
 ]

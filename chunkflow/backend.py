@@ -6,12 +6,16 @@ back: `find_device` says what it found and why, and the caller prints it.
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, wraps
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,8 +25,17 @@ from chunkflow.errors import UsageError
 
 try:
     import cupy
-except Exception:  # not installed, or its CUDA libraries do not load: both mean "no GPU from here"
+
+    CUPY_FAILED: Exception | None = None
+except Exception as error:  # not installed, or its CUDA libraries do not load: both mean "no GPU from here"
     cupy = None
+    CUPY_FAILED = error
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+"""There where a driver of NVIDIA is loaded."""
+LEAST_DRIVER = 580
+"""The oldest driver that CUDA 13 works with (CUDA 13.0 release notes, table 3)."""
+INSTALL = "pip install 'chunkflow-engine[gpu]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +100,23 @@ def pointwise(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: numpy's, numba's and cupy's errors are MemoryErrors, torch's has its own name."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def release_memory() -> None:
+    """Give back what caches of this process hold and nobody uses."""
+    gc.collect()
+    if cupy is not None:
+        with suppress(Exception):  # without a driver there is no pool
+            cupy.get_default_memory_pool().free_all_blocks()
+            cupy.get_default_pinned_memory_pool().free_all_blocks()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def available_cores() -> int:
     """Cores this process may use: what a batch system or a container allows it, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -113,22 +143,44 @@ def find_device(wanted: str = "auto") -> Device:
     """
     if wanted not in ("auto", "gpu", "cpu"):
         raise UsageError(f"unknown device {wanted!r}", "Use auto, gpu or cpu")
-    reason = "asked for" if wanted == "cpu" else _why_no_gpu()
+    reason, remedy = ("asked for", "") if wanted == "cpu" else _why_no_gpu()
     if not reason:
         properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
         return Device("gpu", properties["name"].decode())
     if wanted == "gpu":
-        raise UsageError(f"--device gpu: {reason}", "Fix that, or use --device auto or cpu")
-    return Device("cpu", processor_name(), reason)
+        raise UsageError(f"--device gpu: {reason}", f"{remedy}; or use --device auto or cpu")
+    hint = f"; {remedy[0].lower()}{remedy[1:]}" if NVIDIA_DRIVER.is_file() else ""  # there is one that could be used
+    return Device("cpu", processor_name(), reason + hint)
 
 
-def _why_no_gpu() -> str:
+def gpu_count() -> int:
+    """GPUs that this process may use; 0 where none works."""
+    return 0 if _why_no_gpu()[0] else int(cupy.cuda.runtime.getDeviceCount())
+
+
+def _why_no_gpu() -> tuple[str, str]:
+    """Why no GPU works, and what would change that; empty where one does."""
+    if cupy is None and (CUPY_FAILED is None or isinstance(CUPY_FAILED, ModuleNotFoundError)):
+        return "no GPU: cupy is not installed", f"Install it with {INSTALL}"
     if cupy is None:
-        return "no GPU: cupy is not installed"
+        said = " ".join(str(CUPY_FAILED).split())[:200]
+        return f"no GPU: cupy cannot be loaded ({said})", f"Install it again: {INSTALL}, in a fresh environment"
     try:
-        return "" if cupy.cuda.runtime.getDeviceCount() > 0 else "no GPU found"
+        if cupy.cuda.runtime.getDeviceCount() > 0:
+            return "", ""
+        return "no GPU found", "Check that nvidia-smi lists one, and that CUDA_VISIBLE_DEVICES does not hide it"
     except Exception as error:  # cupy raises CUDARuntimeError, which cannot be named without a driver
-        return f"no GPU: {error}"
+        said = str(error)
+    if "cudaErrorNoDevice" in said:
+        return "no GPU found", "Check that nvidia-smi lists one, and that CUDA_VISIBLE_DEVICES does not hide it"
+    if "InsufficientDriver" in said and not NVIDIA_DRIVER.is_file():
+        return (
+            "no GPU: no NVIDIA driver is loaded",
+            f"Install driver {LEAST_DRIVER} or newer, and check with nvidia-smi",
+        )
+    if "InsufficientDriver" in said:
+        return "no GPU: the NVIDIA driver is too old for CUDA 13", f"Update it to {LEAST_DRIVER} or newer"
+    return f"no GPU: {said}", "Check that nvidia-smi lists one"
 
 
 def compute_kind(device: Device) -> str:
@@ -137,10 +189,14 @@ def compute_kind(device: Device) -> str:
     Recorded per unit; a pass is computed on one kind only.
     """
     packages = ["numpy", "scipy", "numba"] + (["cupy-cuda13x"] if device.kind == "gpu" else []) + ["torch"]
-    found = []
-    for package in packages:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
+    found = [f"{package} {known}" for package in packages if (known := _installed(package))]
     return f"{device.kind} {device.name}; {platform.machine()}; " + ", ".join(found)
+
+
+@cache
+def _installed(package: str) -> str:
+    """Version of a package, empty where there is none; looked up once, since files are read for it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

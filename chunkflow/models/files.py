@@ -14,7 +14,9 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from time import time
 from typing import Any, NoReturn
 
 import psutil
@@ -31,6 +33,9 @@ KINDS = (
     f"Give a folder with {HEADER} and weights.safetensors, a package of the BioImage Model Zoo (folder or .zip), or a "
     f"file: {', '.join(SUFFIXES)}"
 )
+
+SETTLED_SECONDS = 2.0
+"""Since its last change, after which a file's digest is kept as long as its size and times stay."""
 
 MOST_TEXT = 2**20
 MOST_NODES = 100_000
@@ -73,8 +78,22 @@ def digest_of(path: str | Path) -> str:
 
 def sha256(file: Path) -> str:
     """SHA-256 (hex) of a file."""
+    status = file.stat()
+    changed = max(status.st_mtime, status.st_ctime)
+    if time() - changed < SETTLED_SECONDS:  # it could change again within the same tick of its times
+        return _read_digest(file)
+    return _digest_of_version(file, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _read_digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _digest_of_version(file: Path, *version: int) -> str:
+    """The digest of a file as it was with these facts: a plan that tries blocks asks for it again and again."""
+    return _read_digest(file)
 
 
 def files_of(path: Path) -> list[Path]:

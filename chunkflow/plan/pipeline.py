@@ -18,6 +18,7 @@ from chunkflow.errors import ConfigError, UsageError, nearest
 from chunkflow.geometry.box import Triple
 from chunkflow.geometry.scale import MicrometerTriple
 from chunkflow.plan.descriptions import read_description, set_value
+from chunkflow.plan.presets import extended
 from chunkflow.plan.threshold_files import shared_threshold
 from chunkflow.stages.apply import Apply
 from chunkflow.stages.base import Stage
@@ -33,13 +34,15 @@ from chunkflow.stages.psf import Psf
 from chunkflow.stages.pyramid import PyramidMode
 from chunkflow.stages.resample import Resample
 from chunkflow.stages.skeleton import Skeleton
-from chunkflow.stages.threshold import Threshold
+from chunkflow.stages.threshold import BATCH, Threshold
 from chunkflow.stages.vesselness import Vesselness
+from chunkflow.storage.layout import ZSTD_LEVEL
 from chunkflow.storage.omezarr import open_volume
 from chunkflow.storage.tiff import read_tiff
 
 if TYPE_CHECKING:
     from chunkflow.plan.plan import Plan
+    from chunkflow.run.preview import Preview
     from chunkflow.storage.volume import Volume
 
 T = TypeVar("T")
@@ -69,6 +72,8 @@ NUMBERING = ("apply", "label", "instances")
 READ = ("measured", "measured_um", "dark_image", "flat_image")
 """Parameters that are read from the files that others name, and not written out."""
 
+ZSTD_LEVELS = 22
+
 SAVED = ("image", "probability", "classes", "mask", "labels", "skeleton")
 
 
@@ -78,11 +83,14 @@ class InputOptions:
 
     path : OME-Zarr image
     kind : "image"; "mask": non-zero is foreground, starts at label; "labels": ids are kept, starts at skeleton
-    channel, time, level : which one, by number (channels by name too)
+    channel, time, level : which one, by number (channels by name too); time "all" is every one, as a batch
+    voxel_um : z, y, x, instead of what the image says
     nodata : voxels of this value hold no data
     mask : OME-Zarr image of the same shape; only its non-zero voxels are used
     missing : "auto" reads missing chunks as zeros and counts them, "fail" refuses them
     nan : "fail" sets blocks with NaN or infinity aside, "zero" reads them as 0
+    region : a part of it, z,y,x in voxels "10:60,0:256,:" or micrometers "10-15um,0-25um,:" (see `geometry.region`)
+    statistics_from : result of a run of the whole volume that lends a region its thresholds (see `plan.region`)
     expansion : how many times the specimen was swollen (expansion microscopy). Optics are computed in um as the
         microscope saw them; all else, parameters and results, is in um of the specimen, that is um / expansion
     """
@@ -90,18 +98,39 @@ class InputOptions:
     path: str | None = None
     kind: Literal["image", "mask", "labels"] = "image"
     channel: int | str | None = None
-    time: int | None = None
+    time: int | Literal["all"] | None = None
     level: int = 0
+    voxel_um: MicrometerTriple | None = None
     nodata: float | None = None
     mask: str | None = None
     missing: Literal["auto", "fail"] = "auto"
     nan: Literal["fail", "zero"] = "fail"
+    region: str | None = None
+    statistics_from: str | None = None
     expansion: float = 1.0
 
     def __post_init__(self) -> None:
         check_parameters(self, "input")
+        if self.voxel_um is not None and min(self.voxel_um) <= 0:
+            raise ConfigError(f"input: voxel_um {list(self.voxel_um)} is not positive", "Give micrometers of z, y, x")
         if self.expansion <= 0:
             raise ConfigError(f"input: expansion {self.expansion} is not positive", "Give the factor, for example 4.1")
+        if self.statistics_from is not None and self.region is None:
+            raise ConfigError(
+                f"input: statistics_from {self.statistics_from} without a region", "Give a region, or leave it out"
+            )
+
+    @property
+    def time_point(self) -> int | None:
+        """The one that is read.
+
+        Raises
+        ------
+        UsageError : all of them are to be.
+        """
+        if self.time == "all":
+            raise UsageError("time all makes a run of every time point", "Use chunkflow run, or name one with time: N")
+        return self.time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +141,10 @@ class OutputOptions:
     save : arrays to keep, of image, probability, classes, mask, labels, skeleton
     format : OME-Zarr "0.5" (sharded) or "0.4"
     shard, chunk : voxels per file and per read; blocks must then be multiples
+    compression : level of zstd, 1 (quick) to 22 (small)
     pyramid : "auto"; "xy": never coarser in z; "none"
+    scratch : "keep" leaves temporary arrays for later changes, until `chunkflow clean`; "drop" deletes each after the
+        last pass that reads it
     """
 
     path: str | None = None
@@ -120,7 +152,9 @@ class OutputOptions:
     format: Literal["0.4", "0.5"] = "0.5"
     shard: Triple | None = None
     chunk: Triple | None = None
+    compression: int = ZSTD_LEVEL
     pyramid: PyramidMode = "auto"
+    scratch: Literal["keep", "drop"] = "keep"
 
     def __post_init__(self) -> None:
         check_parameters(self, "output")
@@ -131,6 +165,11 @@ class OutputOptions:
             value = getattr(self, key)
             if value is not None and min(value) < 1:
                 raise ConfigError(f"output: {key} {list(value)} is not positive", "Give voxels for z, y, x")
+        if not 1 <= self.compression <= ZSTD_LEVELS:
+            raise ConfigError(
+                f"output: compression {self.compression} is no level of zstd",
+                f"Give 1 (quick) to {ZSTD_LEVELS} (small)",
+            )
         if self.shard and self.format == "0.4":
             raise ConfigError("output: shard is given, but OME-Zarr 0.4 has no shards", "Give chunk, or format 0.5")
 
@@ -201,6 +240,7 @@ class Pipeline:
         cls, content: Mapping[str, Any], *, folder: Path | None = None, overrides: Sequence[str] = ()
     ) -> Self:
         """The pipeline that a YAML file would hold; relative paths are relative to `folder`."""
+        content = extended(content, tuple(STAGES))
         known = ("version", "input", "output", "block", "stages")
         for key in content:
             if key not in known:
@@ -219,9 +259,14 @@ class Pipeline:
         base = folder or Path()
         options = _parse(InputOptions, sections["input"], "input")
         return cls(
-            [_resolved(_parse(STAGES[key], values, key), base) for key, values in stages.items()],
-            input=replace(options, path=_relative(options.path, base), mask=_relative(options.mask, base)),
-            output=_resolved(_parse(OutputOptions, sections["output"], "output"), base),
+            [resolved(_parse(STAGES[key], values, key), base) for key, values in stages.items()],
+            input=replace(
+                options,
+                path=_relative(options.path, base),
+                mask=_relative(options.mask, base),
+                statistics_from=_relative(options.statistics_from, base),
+            ),
+            output=resolved(_parse(OutputOptions, sections["output"], "output"), base),
             block=_block(content.get("block", "auto")),
         )
 
@@ -249,6 +294,20 @@ class Pipeline:
         from chunkflow.plan.plan import make_plan
 
         return make_plan(self, volume, output, block=block, memory=memory, workers=workers, resume=resume)
+
+    def preview(
+        self,
+        volume: Volume | str | Path | None = None,
+        *,
+        region: str | None = None,
+        sets: Sequence[str] = (),
+        statistics_from: str | Path | None = None,
+        device: str = "auto",
+    ) -> Preview:
+        """Run a region and look at it: a figure in a notebook. See `chunkflow.run.preview.preview`."""
+        from chunkflow.run.preview import preview
+
+        return preview(self, volume, region=region, sets=sets, statistics_from=statistics_from, device=device)
 
 
 def numbering_of(stages: Sequence[Stage]) -> list[str]:
@@ -343,7 +402,7 @@ def _relative(path: str | None, folder: Path) -> str | None:
     return path if path is None or "://" in path else str(folder / path)
 
 
-def _resolved(stage: T, folder: Path) -> T:
+def resolved(stage: T, folder: Path) -> T:
     """The stage with its paths taken relative to the file, and the images among its parameters read."""
     if isinstance(stage, Correct):
         return replace(stage, **_corrections(stage, folder))
@@ -353,13 +412,13 @@ def _resolved(stage: T, folder: Path) -> T:
         return replace(stage, psf=psf)
     if isinstance(stage, Measure):
         return replace(stage, regions=_relative(stage.regions, folder))
-    if isinstance(stage, Threshold) and isinstance(stage.from_, str):
+    if isinstance(stage, Threshold) and isinstance(stage.from_, str) and stage.from_ != BATCH:
         path = str(folder / stage.from_)
         return replace(stage, from_=path, value=shared_threshold(path, stage.value))
     if isinstance(stage, Predict):
         return replace(stage, path=packaged(stage.path, folder))
     if isinstance(stage, PixelClassifier | OutputOptions) and stage.path is not None:
-        return replace(stage, path=str(folder / stage.path))
+        return replace(stage, path=_relative(stage.path, folder) or "")
     return stage
 
 

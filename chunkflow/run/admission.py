@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 from chunkflow.errors import DiskFullError, InputChangedError, UsageError
 from chunkflow.plan.plan import Plan
+from chunkflow.run.journal import forget_journal
 from chunkflow.run.places import run_folder
-from chunkflow.storage.files import write_atomic
+from chunkflow.storage.files import remove_tree, write_atomic
 from chunkflow.storage.identity import differences
+from chunkflow.storage.stores import ObjectPath, Place, place_of
 from chunkflow.storage.volume import Volume
 
 RESERVE_BYTES = 64 * 2**20  # free space below which nothing is started: the journal must be able to say so
 
-RUN_FILES = ("plan.json", "input.json", "journal.jsonl", "lock", "epoch", "epoch.new", "arrays", "records")
+MOST_UNITS = 20_000_000  # blocks of a pass: the journal has a line for each, the driver some 500 bytes
+
+RUN_FILES = (
+    *("plan.json", "input.json", "journal.jsonl", "reserve", "lock", "clock", "epoch", "epoch.new"),
+    *("arrays", "records", "verify.json"),
+)
 """What a run keeps in its folder; a folder with anything else in it is somebody's own."""
 
 OUTPUTS = ("image.ome.zarr", "probability.ome.zarr", "tables", "graph", "run")
@@ -31,10 +39,15 @@ def check_admission(plan: Plan, *, overwrite: bool = False, restart: bool = Fals
 
     Raises
     ------
-    UsageError : the output is a file, holds something else, or the run would write over its own input.
+    UsageError : the output is a file, holds something else, or the run would write over its own input; or there are
+        more blocks than a run keeps account of.
     InputChangedError : the input is not the one the output was started with, and this is no restart.
     DiskFullError : there is no space to start with.
     """
+    if plan.largest_grid > MOST_UNITS:
+        raise UsageError(
+            f"{plan.largest_grid:,} blocks are more than a run keeps account of ({MOST_UNITS:,})", "Use a larger block"
+        )
     _check_output(plan.output, overwrite)
     _check_not_its_input(plan)
     if not restart:
@@ -47,23 +60,28 @@ def remember_input(plan: Plan) -> None:
     write_atomic(run_folder(plan.output) / "input.json", json.dumps(plan.input_identity).encode())
 
 
-def forget_run(folder: Path) -> None:
+def forget_run(folder: Place) -> None:
     """Delete what an earlier run left in its folder, except the lock and the epoch that its workers check."""
-    for name in set(RUN_FILES) - {"lock", "epoch"}:
+    forget_journal(folder / "journal.jsonl")
+    for name in set(RUN_FILES) - {"lock", "epoch", "journal.jsonl"}:
         path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
+def _check_output(output: Place, overwrite: bool) -> None:
     if output.is_symlink() and not output.exists():
         raise UsageError(f"the output {output} is a link to nothing", "Create its target, or name another folder")
     if output.exists() and not output.is_dir():
         raise UsageError(f"the output {output} is a file", "Name a folder")
     if output.exists() and any(output.iterdir()) and not _holds_a_run(output) and not overwrite:
         raise UsageError(f"{output} holds something that is no run", "Choose another output, or add --overwrite")
+    inside = [*OUTPUTS, "image.ome.zarr/labels", *(f"run/{name}" for name in RUN_FILES)]
+    links = [name for name in inside if (output / name).is_symlink()]
+    if links:  # a run replaces and deletes what is there, which may be anybody's
+        raise UsageError(f"{links[0]} in the output {output} is a link", "Remove it: a run writes real folders alone")
 
 
-def _holds_a_run(output: Path) -> bool:
+def _holds_a_run(output: Place) -> bool:
     folder = run_folder(output)
     return folder.is_dir() and all(
         entry.name in RUN_FILES or entry.name.endswith(".partial") for entry in folder.iterdir()
@@ -75,7 +93,7 @@ def _check_not_its_input(plan: Plan) -> None:
     for volume in (plan.input, plan.mask, *plan.beside.arrays.values()):
         if not isinstance(volume, Volume):  # no mask, or a file, which may lie beside the output
             continue
-        array = Path(volume.path).resolve()
+        array = place_of(volume.path).resolve()
         image = array.parent
         replaced = [output / name for name in OUTPUTS]
         if output in (array, image) or image in output.parents:
@@ -92,7 +110,16 @@ def _check_input(plan: Plan) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return  # torn by a kill or a full disk: the fingerprints still tell one input from another
-    now = plan.input_identity
+    changes = changes_of_input(before, plan.input_identity)
+    if changes:
+        raise InputChangedError(
+            f"the input is not the one {plan.output} was started with: {'; '.join(changes)}",
+            "Restore it, choose another output, or add --restart",
+        )
+
+
+def changes_of_input(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What changed between two identities of a plan's inputs, one plain sentence part each."""
     changes = [
         f"{name}: {change}"
         for name in ("image", "mask")
@@ -101,14 +128,12 @@ def _check_input(plan: Plan) -> None:
     ]
     if ("mask" in before) != ("mask" in now):
         changes.append("mask: given in one run, not in the other")
-    if changes:
-        raise InputChangedError(
-            f"the input is not the one {plan.output} was started with: {'; '.join(changes)}",
-            "Restore it, choose another output, or add --restart",
-        )
+    return changes
 
 
 def _check_space(plan: Plan) -> None:
+    if isinstance(plan.output, ObjectPath):
+        return  # stores do not say how much they hold
     output = plan.output.absolute()
     free = shutil.disk_usage(next(folder for folder in (output, *output.parents) if folder.exists())).free
     # Labels and masks compress a hundredfold; images hardly, and floats never to less than a tenth.

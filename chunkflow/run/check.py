@@ -15,9 +15,11 @@ from chunkflow.models.model import Model
 from chunkflow.models.trace import reach
 from chunkflow.models.usage import Normalization
 from chunkflow.stages.predict import packaged
+from chunkflow.storage.inventory import missing_chunks
 from chunkflow.storage.omezarr import image_facts
+from chunkflow.storage.stores import Place, is_url, place_of
 from chunkflow.storage.tiff import read_tiff
-from chunkflow.storage.volume import Volume, missing_chunks
+from chunkflow.storage.volume import Volume
 
 Facts = Mapping[str, Any]
 
@@ -34,6 +36,8 @@ def check(path: str | Path) -> Facts:
     InputError, ModelError : it is neither, or it is one that cannot be used; a network gives other values for its test
         image than its makers say.
     """
+    if is_url(path):
+        return _image(place_of(path))
     place = Path(packaged(str(path)))
     if not place.exists():
         raise InputNotFoundError(f"{path} does not exist", "Check the path")
@@ -132,7 +136,7 @@ def _tiff(path: Path) -> Facts:
     }
 
 
-def _image(path: Path) -> Facts:
+def _image(path: Place) -> Facts:
     image = image_facts(path)
     finest = image.levels[0]
     return {

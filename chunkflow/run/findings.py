@@ -6,6 +6,7 @@
     deconvolve-check   a number of iterations that the limit cut off
     deconvolve-range   voxels beyond what the type of the restored image holds
     apply-seams        tiles of a segmenter that disagree about where objects end
+    any                blocks that were set aside and stand as background; units of several kinds of compute
 
 Settings are those that the output folder keeps (`Pipeline.to_dict`, `Plan.to_dict`), so a finished run says what it
 said while it ran. Counts are exact and of the whole volume; where those voxels lie is not known here.
@@ -14,13 +15,14 @@ said while it ran. Counts are exact and of the whole volume; where those voxels 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite, prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from chunkflow.run.journal import PassState
 from chunkflow.stages.deconvolve import HEADROOM
 from chunkflow.stages.restoration import ALGORITHMS
 
@@ -38,6 +40,8 @@ AMBIGUOUS_ONE_IN = 20
 """So many pairs of objects at the seams of tiles, merged or not, and one that is ambiguous is too many."""
 NAMED_RANGES = 8
 """Ranges of planes that are named."""
+NAMED_BOXES = 5
+"""Blocks that are named by their boxes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +50,24 @@ class Findings:
 
     pipeline, plan : as plan.json has them
     values : what a merge left, by its name
+    states : what the journal knows of passes, by their names
     """
 
     pipeline: Mapping[str, Any]
     plan: Mapping[str, Any]
     values: Callable[[str], Values]
+    states: Mapping[str, PassState] = field(default_factory=dict)
 
     def after(self, name: str) -> list[str]:
-        """Sentences about what a pass found; none for most passes."""
-        return [text for say in SAID_AFTER.get(name, ()) for text in say(self)]
+        """Sentences about what a pass found; none for most passes, nor of what another run lent."""
+        if self.pipeline["input"].get("statistics_from"):
+            return []
+        merged = [text for say in SAID_AFTER.get(name, ()) for text in say(self)]
+        return merged + holes_of_pass(name, self.states.get(name))
 
     def all(self) -> list[str]:
         """Sentences about all passes, in their order."""
-        return [text for p in self.plan["passes"] for text in self.after(p["name"])]
+        return [text for p in self.plan["passes"] for text in self.after(p["name"])] + kinds_of_run(self.states)
 
     @property
     def stages(self) -> dict[str, Mapping[str, Any]]:
@@ -82,6 +91,31 @@ class Findings:
         if stage["scale"] != "auto":
             return float(stage["scale"])
         return float(np.iinfo(stage["dtype"]).max / (HEADROOM * max(float(self.restored_limits["high"][0]), 1e-30)))
+
+
+def holes_of_pass(name: str, state: PassState | None) -> list[str]:
+    """Say where blocks of a pass are missing in what the later ones saw."""
+    if state is None or not state.holes:
+        return []
+    boxes = [str(state.quarantined[unit].get("core", f"block {unit}")) for unit in state.holes]
+    named = "; ".join(boxes[:NAMED_BOXES])
+    rest = f"; and {len(boxes) - NAMED_BOXES} more (chunkflow status)" if len(boxes) > NAMED_BOXES else ""
+    count = "1 block was" if len(boxes) == 1 else f"{len(boxes)} blocks were"
+    return [
+        f"{name}: {count} set aside and read as background by what follows (z, y, x: {named}{rest}). Numbers of this "
+        "result leave out what is there"
+    ]
+
+
+def kinds_of_run(states: Mapping[str, PassState]) -> list[str]:
+    """Say so where a result was computed on several kinds of device, processor or library versions."""
+    kinds = sorted({kind for state in states.values() for kind in state.kinds})
+    if len(kinds) < 2:
+        return []
+    return [
+        f"mixed: computed on {len(kinds)} kinds of compute ({'; and '.join(kinds)}). Voxels near a threshold may "
+        "differ from what one kind alone gives"
+    ]
 
 
 def saturated(limits: Values, dtype: DTypeLike) -> int:

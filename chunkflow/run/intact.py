@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from chunkflow.storage.files import object_sizes
-from chunkflow.storage.records import merged_path, record_path
+from chunkflow.storage.files import object_sizes, size_of
+from chunkflow.storage.records import merged_path, part_paths, record_path
+from chunkflow.storage.stores import Place
+from chunkflow.storage.volume import holds_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,29 +20,29 @@ class Files:
     names : of the files in it
     """
 
-    folder: Path | None
+    folder: Place | None
     names: Sequence[str]
 
 
-def block_is_intact(done: Mapping[str, Any], records: Path, unit: int, files: Sequence[Files]) -> bool:
+def block_is_intact(done: Mapping[str, Any], records: Place, unit: int, files: Sequence[Files]) -> bool:
     """Whether the record and the files of a block have the sizes of its line. `files` in the order of the arrays."""
-    if object_sizes("", [str(record_path(records, unit))]) != [done["record"]]:
+    if size_of(record_path(records, unit)) != done["record"]:
         return False
     expected = list(done["objects"])
     for array in files:
         here, expected = expected[: len(array.names)], expected[len(array.names) :]
         if array.folder is None:
             continue
-        if not any((array.folder / name).is_file() for name in ("zarr.json", ".zarray")):
+        if not holds_array(array.folder):
             return False
         if [size or 0 for size in object_sizes(array.folder, array.names)] != here:
             return False
     return True
 
 
-def merge_is_intact(done: Mapping[str, Any], records: Path) -> bool:
+def merge_is_intact(done: Mapping[str, Any], records: Place) -> bool:
     """Whether the values of a merge have the size of its line, and its parts their number and sum."""
-    if object_sizes("", [str(merged_path(records))]) != [done["record"]]:
+    if size_of(merged_path(records)) != done["record"]:
         return False
-    parts = object_sizes("", [str(path) for path in records.glob("*/*.rec")])
-    return [len(parts), sum(size or 0 for size in parts)] == list(done["objects"])
+    parts = [size_of(path) or 0 for path in part_paths(records)]
+    return [len(parts), sum(parts)] == list(done["objects"])

@@ -170,7 +170,10 @@ def psf_of_pipeline(
     if image is None:
         raise UsageError("no input is named", "Give --input IN, or input: {path: IN} in the pipeline")
     volume = open_volume(
-        image, channel=options.channel if channel is None else channel, time=options.time, level=options.level
+        image,
+        channel=options.channel if channel is None else channel,
+        time=options.time_point,
+        level=options.level,
     )
     chosen = stage.psf_for(volume.channel)
     return _made(chosen, volume.scale.voxel_um, volume.shape, volume.optics)

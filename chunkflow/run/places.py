@@ -4,22 +4,24 @@ out/run/plan.json, input.json      what the run was planned with
 out/run/journal.jsonl, lock, epoch
 out/run/arrays/PASS-FP/NAME        arrays until they are published (or deleted)
 out/run/records/PASS-FP/           records of units, values of merges
-out/image.ome.zarr/0 ...           published arrays: moved there by renaming
+out/image.ome.zarr/0 ...           published arrays: moved there by renaming, or copied inside an object store
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from chunkflow.plan.plan import Plan
 from chunkflow.storage.layout import ArrayLayout, objects_of
+from chunkflow.storage.stores import ObjectPath, Place
+from chunkflow.storage.volume import holds_array
 
 LABEL_NAMES = {"labels": "objects", "skeleton": "skeleton", "mask": "mask", "classes": "classes"}
 
 
-def run_folder(output: Path) -> Path:
+def run_folder(output: Place) -> Place:
     """The folder of a run's own files."""
     return output / "run"
 
@@ -38,11 +40,21 @@ def pass_key(name: str, fingerprint: str) -> str:
     return f"{name}-{fingerprint[:16]}"
 
 
-def array_folder(output: Path, array: str, producer: str, fingerprint: str, published: Mapping[str, str]) -> Path:
+def is_pass_key(name: str) -> bool:
+    """Whether a folder is called as those of passes are."""
+    return re.fullmatch(r"[a-z0-9-]+-[0-9a-f]{16}", name) is not None
+
+
+def array_folder(output: Place, array: str, producer: str, fingerprint: str, published: Mapping[str, str]) -> Place:
     """Where an array of a pass is now: published under its fingerprint, or staged (also if it is nowhere yet)."""
     staged = run_folder(output) / "arrays" / pass_key(producer, fingerprint) / array
     target = target_of(array)
-    return output / target if not staged.exists() and published.get(target) == fingerprint else staged
+    return output / target if not is_staged(staged) and published.get(target) == fingerprint else staged
+
+
+def is_staged(staged: Place) -> bool:
+    """Whether an array is not published yet. In an object store its metadata are deleted first when it has been."""
+    return holds_array(staged) if isinstance(staged, ObjectPath) else staged.exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +65,15 @@ class Places:
     fingerprints: Mapping[str, str]
 
     @property
-    def run(self) -> Path:
+    def run(self) -> Place:
         """The folder of the run's own files."""
         return run_folder(self.plan.output)
 
-    def records(self, name: str) -> Path:
+    def records(self, name: str) -> Place:
         """Folder of a pass's records."""
         return self.run / "records" / self.pass_key(name)
 
-    def constants(self, name: str) -> Path:
+    def constants(self, name: str) -> Place:
         """File of the arrays the plan fixed for a pass."""
         return self.records(name) / "constants.rec"
 
@@ -69,11 +81,11 @@ class Places:
         """A pass by name and fingerprint, as folders are called."""
         return pass_key(name, self.fingerprints[name])
 
-    def staged(self, array: str) -> Path:
+    def staged(self, array: str) -> Place:
         """Where an array lies until it is published."""
         return self.run / "arrays" / self.pass_key(self.plan.arrays[array].producer) / array
 
-    def locate(self, array: str, published: Mapping[str, str]) -> Path:
+    def locate(self, array: str, published: Mapping[str, str]) -> Place:
         """Where an array is now: published under this fingerprint, or staged (also if it is nowhere yet)."""
         producer = self.plan.arrays[array].producer
         return array_folder(self.plan.output, array, producer, self.fingerprints[producer], published)

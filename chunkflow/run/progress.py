@@ -1,6 +1,6 @@
 """Progress of a run for people and for machines, from the driver's events.
 
-terminal     a bar per pass with blocks/s and time to go
+terminal     a bar per pass with blocks, voxels and bytes written per second, and time to go
 elsewhere    a line per finished pass
 --json       a line of JSON per event
 """
@@ -64,7 +64,8 @@ class Lines:
             self._began[event["pass"]] = monotonic()
         elif event["event"] == "unit" and event["done"] == event["units"]:
             seconds = monotonic() - self._began[event["pass"]]
-            self._say(f"{event['pass']:<20} {_blocks(event['units']):<12} {seconds:7.1f} s")
+            line = f"{event['pass']:<20} {_blocks(event['units']):<12} {seconds:7.1f} s"
+            self._say(f"{line} {throughput(seconds, event['voxels'], event['bytes'])}".rstrip())
         else:
             for line in _sentences(event):
                 self._say(line)
@@ -86,18 +87,27 @@ class Bars:
             name, done = event["pass"], event["done"]
             self._tasks[name] = self._bars.add_task(name, total=event["units"], completed=done)
         elif event["event"] == "unit":
-            self._bars.update(self._tasks[event["pass"]], completed=event["done"])
+            task = self._tasks[event["pass"]]
+            self._bars.update(task, completed=event["done"], voxels=event["voxels"], bytes=event["bytes"])
         for line in _sentences(event):
             self._bars.console.print(line, markup=False, highlight=False)
 
 
 class Speed(ProgressColumn):
-    """Blocks per second."""
+    """Blocks per second, and voxels and bytes written per second of the whole pass."""
 
     def render(self, task: Task) -> Text:
         """See `rich.progress.ProgressColumn`."""
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.3g} blocks/s")
+        if speed is None:
+            return Text("")
+        shown = throughput(task.elapsed or 0.0, task.fields.get("voxels", 0), task.fields.get("bytes", 0))
+        return Text(f"{speed:.3g} blocks/s {shown}".rstrip())
+
+
+def throughput(seconds: float, voxels: int, written: int) -> str:
+    """Millions of voxels and of bytes written per second; nothing of a merge, which has no voxels."""
+    return f"{voxels / seconds / 1e6:.3g} Mvoxel/s {written / seconds / 1e6:.3g} MB/s" if voxels and seconds > 0 else ""
 
 
 def _bars(console: Console) -> Progress:
@@ -125,6 +135,8 @@ def _sentences(event: Event) -> list[str]:
             return [f"re-used: {', '.join(reused)}"] if reused else []
         case "failed":
             return [f"set aside: {event['pass']} block {event['unit']} at {event['core']}: {event['error']}"]
+        case "hole":
+            return [f"hole: {event['pass']} block {event['unit']} at {event['core']} is background to what follows"]
         case _:
             return []
 

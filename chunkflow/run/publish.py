@@ -1,16 +1,18 @@
 """From arrays and records of a complete run to the folder the user opens.
 
 Arrays are moved by renaming, metadata and tables are small files written whole; the journal names what is to be where
-before the first move, so a kill half-way is finished by the next run.
+before the first move, so a kill half-way is finished by the next run. An object store has no renaming: there the store
+copies an array, object by object, and the staged one counts until its metadata are deleted, after all is copied.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from time import time
 from types import MappingProxyType
 from typing import Any, overload
 
@@ -19,15 +21,23 @@ from numpy.typing import NDArray
 from chunkflow.geometry.scale import Scale
 from chunkflow.plan.pipeline import SAVED
 from chunkflow.plan.plan import Plan
+from chunkflow.run.contrast import contrast_window
+from chunkflow.run.jobs import final_layout
 from chunkflow.run.journal import Journal
-from chunkflow.run.places import LABEL_NAMES, Places, target_of
+from chunkflow.run.places import LABEL_NAMES, Places, is_staged, target_of
 from chunkflow.stages.base import table_of
 from chunkflow.stages.graph import GraphTables, graph_part
 from chunkflow.storage import graphs, omezarr, tables
+from chunkflow.storage.annotations import write_nodes
+from chunkflow.storage.channels import channel_shown
+from chunkflow.storage.files import copy_tree, remove_files, remove_tree, written_in
 from chunkflow.storage.records import RecordFolder, merged_path, read_record
+from chunkflow.storage.stores import ObjectPath, Place
+from chunkflow.storage.volume import Volume, open_array, restore_metadata
 
 GRAPHML_EDGES = 10**6
 SWC_OBJECTS = 10**4
+ANNOTATED_NODES = 10**6
 TABLES = {  # and the merges they come from
     "objects": "objects",
     "contacts": "contacts",
@@ -46,16 +56,27 @@ def publish(plan: Plan, places: Places, journal: Journal) -> None:
     kept = [array for array in plan.arrays.values() if array.kept]
     wanted = {target_of(array.name): places.fingerprints[array.producer] for array in kept}
     journal.append("publishing", arrays=wanted)
+    stamp = journal.stamp  # of the audit, which was just before
     for array in kept:
-        _move(places.staged(array.name), plan.output / target_of(array.name))
+        target = plan.output / target_of(array.name)
+        _move(places.staged(array.name), target)
+        restore_metadata(
+            target, final_layout(places, array)
+        )  # of an array that was there, anybody may have edited them
     _remove_others(plan.output, wanted)
     _write_groups(plan, places)
     _write_tables(plan, places)
-    journal.append("published", arrays=wanted, passes={p.name: places.fingerprints[p.name] for p in plan.passes})
+    passes = {p.name: places.fingerprints[p.name] for p in plan.passes}
+    journal.append("published", arrays=wanted, passes=passes, time=time(), stamp=stamp)
 
 
-def _move(staged: Path, target: Path) -> None:
+def _move(staged: Place, target: Place) -> None:
     """Put an array in its place; what was there is set aside first and deleted last."""
+    if isinstance(staged, ObjectPath) or isinstance(target, ObjectPath):
+        assert isinstance(staged, ObjectPath)
+        assert isinstance(target, ObjectPath)
+        _copy(staged, target)
+        return
     aside = target.with_name(f".{target.name}.old")
     if staged.exists():  # otherwise it is there already, from this run or an earlier one
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,12 +87,27 @@ def _move(staged: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove_others(output: Path, wanted: Mapping[str, str]) -> None:
+def _copy(staged: ObjectPath, target: ObjectPath) -> None:
+    """Put an array of an object store in its place, in steps that may be begun again after any of them."""
+    if not is_staged(staged):  # it is there already, from this run or an earlier one that may have been killed here
+        remove_tree(staged)
+        return
+    metadata = ("zarr.json", ".zarray")
+    remove_files(target, metadata)  # nobody is to read old chunks as new ones
+    remove_tree(target)
+    copy_tree(staged, target)
+    remove_files(staged, metadata)
+    remove_tree(staged)
+
+
+def _remove_others(output: Place, wanted: Mapping[str, str]) -> None:
     """Delete levels of other settings, those of a run that a restart forgot too."""
     for name in SAVED:
-        for level in (output / target_of(name)).parent.glob("[0-9]*"):
-            if str(level.relative_to(output)) not in wanted:
-                shutil.rmtree(level)
+        folder = (output / target_of(name)).parent
+        levels: Iterable[Place] = folder.iterdir() if folder.is_dir() else ()
+        for level in [level for level in levels if level.name[0].isdigit()]:
+            if f"{target_of(name).rpartition('/')[0]}/{level.name}" not in wanted:
+                remove_tree(level)
 
 
 def _write_groups(plan: Plan, places: Places) -> None:
@@ -80,34 +116,58 @@ def _write_groups(plan: Plan, places: Places) -> None:
     image = plan.output / "image.ome.zarr"
     labels = [name for name in LABEL_NAMES if name in plan.levels]
     if "image" in plan.levels:
-        channel = omezarr.Channel("image", _window(plan, places))
+        limits = _limits(plan, places)
+        channel = _shown(plan, contrast_window(_coarsest(plan, "image"), limits), limits)
         levels = _levels(plan.levels["image"])
-        omezarr.write_image_group(image, name="image", levels=levels, format=style, channels=[channel])
+        omezarr.write_image_group(
+            image, name="image", levels=levels, format=style, channels=[channel], default_z=plan.shape[0] // 2
+        )
     elif labels:
         omezarr.write_group(image, format=style)
     else:
-        shutil.rmtree(image, ignore_errors=True)
+        remove_tree(image)
     if labels:
         omezarr.write_labels_group(image / "labels", [LABEL_NAMES[name] for name in labels], format=style)
     else:
-        shutil.rmtree(image / "labels", ignore_errors=True)
+        remove_tree(image / "labels")
     for name, folder in LABEL_NAMES.items():
         path = image / "labels" / folder
         if name in plan.levels:
             omezarr.write_image_group(path, name=folder, levels=_levels(plan.levels[name]), format=style, labels=True)
         else:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
     probability = plan.output / "probability.ome.zarr"
     if "probability" in plan.levels:
         levels = _levels(plan.levels["probability"])
         channel = omezarr.Channel("probability", (0.0, 1.0))
-        omezarr.write_image_group(probability, name="probability", levels=levels, format=style, channels=[channel])
+        omezarr.write_image_group(
+            probability,
+            name="probability",
+            levels=levels,
+            format=style,
+            channels=[channel],
+            default_z=plan.shape[0] // 2,
+        )
     else:
-        shutil.rmtree(probability, ignore_errors=True)
+        remove_tree(probability)
 
 
-def _window(plan: Plan, places: Places) -> tuple[float, float]:
-    """Contrast limits of the image: its exact range."""
+def _shown(plan: Plan, window: tuple[float, float], limits: tuple[float, float]) -> omezarr.Channel:
+    """The image goes on under the name and in the colour of the channel that it was made of."""
+    source = channel_shown(plan.input)
+    name, color = plan.input.channel, None if source is None else source.color
+    return omezarr.Channel(name or "image", window, color, limits)
+
+
+def _coarsest(plan: Plan, array: str) -> Volume:
+    """The last level of a kept array, in its place."""
+    last = len(plan.levels[array]) - 1
+    name = f"{array}@{last}" if last else array
+    return open_array(plan.output / target_of(name), plan.levels[array][last], read_only=True)
+
+
+def _limits(plan: Plan, places: Places) -> tuple[float, float]:
+    """The exact range of the image."""
     producer = plan.arrays["image"].producer
     limits = read_record(merged_path(places.records("range" if producer == "scan" else f"{producer}-range")))
     return float(limits["low"][0]), float(limits["high"][0])
@@ -120,9 +180,13 @@ def _levels(scales: Any) -> dict[str, Scale]:
 def _write_tables(plan: Plan, places: Places) -> None:
     names = {p.name for p in plan.passes}
     folder, graph = plan.output / "tables", plan.output / "graph"
-    for table, source in TABLES.items():
-        for stale in folder.glob(f"{table}.*") if source not in names else ():
-            stale.unlink()
+    stale = [table for table, source in TABLES.items() if source not in names]
+    remove_files(folder, [f"{table}.{ending}" for table in stale for ending in ("parquet", "csv")])
+    with written_in(folder) as made:
+        _write_tables_in(made, names, plan, places, graph)
+
+
+def _write_tables_in(folder: Path, names: set[str], plan: Plan, places: Places, graph: Place) -> None:
     for table in ("objects", "contacts", "networks", "seams"):
         if TABLES[table] in names:
             tables.write_table(folder, table, read_record(merged_path(places.records(TABLES[table]))))
@@ -139,7 +203,9 @@ def _write_tables(plan: Plan, places: Places) -> None:
     )
     tables.write_table_parts(folder, "nodes", (part.nodes for part in parts))
     tables.write_table_parts(folder, "branches", (part.branches for part in parts))
-    _write_graph(graph, parts)
+    _remove_graph(graph)  # of other settings: SWC has a file per object
+    with written_in(graph) as made:
+        _write_graph(made, parts)
 
 
 class StoredParts(Sequence[GraphTables]):
@@ -174,20 +240,22 @@ class StoredParts(Sequence[GraphTables]):
 
 
 def _write_graph(folder: Path, parts: StoredParts) -> None:
-    """GraphML, SWC and precomputed skeletons, the first two up to the sizes that other programs open."""
-    _remove_graph(folder)  # of other settings: SWC has a file per object
+    """GraphML, SWC, precomputed skeletons and nodes, all but the skeletons up to the sizes that programs open."""
     labels = parts.merged["graph_label"]
     if parts.merged["branch_start"][-1] <= GRAPHML_EDGES:
         graphs.write_graphml(folder / "skeleton.graphml", parts)
     if len(labels) <= SWC_OBJECTS:
         graphs.write_swc(folder / "swc", parts)
     graphs.write_precomputed(folder / "precomputed", parts, labels)
+    if parts.merged["node_start"][-1] <= ANNOTATED_NODES:
+        write_nodes(folder / "nodes", (part.nodes for part in parts))
 
 
-def _remove_graph(folder: Path) -> None:
+def _remove_graph(folder: Place) -> None:
     """Delete what a run writes there, and nothing that somebody else put beside it."""
-    (folder / "skeleton.graphml").unlink(missing_ok=True)
-    for name in ("swc", "precomputed"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    remove_files(folder, ["skeleton.graphml"])
+    for name in ("swc", "precomputed", "nodes"):
+        remove_tree(folder / name)
     with suppress(OSError):
-        folder.rmdir()  # if nothing else is there
+        if isinstance(folder, Path):
+            folder.rmdir()  # if nothing else is there

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -14,11 +13,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chunkflow.errors import IncompleteError, InputNotFoundError, UsageError
+from chunkflow.run.batch_status import check_one_result
 from chunkflow.run.journal import Journal
 from chunkflow.run.places import pass_key, run_folder
 from chunkflow.run.publish import StoredParts
 from chunkflow.storage.omezarr import open_volume
 from chunkflow.storage.records import RecordFolder, merged_path, read_record
+from chunkflow.storage.stores import Place, place_of
 from chunkflow.storage.tables import read_rows, read_table
 from chunkflow.storage.volume import Volume
 
@@ -74,7 +75,7 @@ class ResultVolume:
 class Result:
     """The result in an output folder. An array that was not saved is None; a table that no stage made is refused."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
 
     def __repr__(self) -> str:
@@ -216,17 +217,38 @@ def uncertified(result: Result) -> int:
     return int((merged["open_count"] > 0).sum())
 
 
-def open_result(path: str | Path) -> Result:
+def shortfall(result: Result) -> IncompleteError | None:
+    """What a complete result lacks, if anything: blocks that stand as background, or proofs of skeletons."""
+    journal = Journal.read(run_folder(result.path) / "journal.jsonl")
+    holes = sum(len(journal.state(fingerprint).holes) for fingerprint in journal.published_passes.values())
+    if holes:
+        are = "1 block was set aside and is" if holes == 1 else f"{holes} blocks were set aside and are"
+        return IncompleteError(
+            f"{are} background in the result; everything else is written",
+            f"See chunkflow status {result.path}; the command without --allow-holes tries them again",
+        )
+    if count := uncertified(result):
+        objects = "1 object" if count == 1 else f"{count} objects"
+        return IncompleteError(
+            f"the skeletons of {objects} are not certified; all results are written",
+            "See the column certified of tables/objects",
+        )
+    return None
+
+
+def open_result(path: str | Place) -> Result:
     """Open the result of a complete run.
 
     Raises
     ------
     InputNotFoundError : the folder holds no run.
+    UsageError : it holds a batch.
     IncompleteError : the run has not ended well yet.
     """
-    folder = Path(path)
+    folder = place_of(path)
+    check_one_result(folder)
     journal_path = run_folder(folder) / "journal.jsonl"
-    if not journal_path.is_file():
+    if not journal_path.exists():
         raise InputNotFoundError(f"{path} holds no run", "Give the output folder of chunkflow run")
     journal = Journal.read(journal_path)
     if not journal.is_published or journal.publishing is not None:

@@ -98,4 +98,5 @@ def write_with_truth(image: Path, counts: NDArray[Any], labels: NDArray[Any], sc
         create_array(folder / "0", layout, scale).write(box, np.ascontiguousarray(voxels))
     write_image_group(image / "labels" / "truth", name="truth", levels={"0": scale}, labels=True)
     write_labels_group(image / "labels", ["truth"])
-    write_image_group(image, name="synthetic", levels={"0": scale}, channels=[Channel("tubes", window)])
+    shown = Channel("tubes", window)
+    write_image_group(image, name="synthetic", levels={"0": scale}, channels=[shown], default_z=counts.shape[0] // 2)

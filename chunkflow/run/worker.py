@@ -1,36 +1,46 @@
 """One unit of work: read, compute, write. In a run only this module reads and writes voxels.
 
 A unit is a pure function of its job and its index, writes whole files that nobody else writes, and never writes what
-it reads; so it may run any number of times, anywhere, and leave the same bytes.
+it reads; so it may run any number of times, anywhere, and leave the same bytes. Its three parts are timed apart: only
+the second needs a lane (`run/lanes.py`), so the next unit is read and the last written while one computes.
 """
 
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkflow.backend import to_device, to_host
-from chunkflow.errors import IntegrityError, NotANumberError
+from chunkflow.backend import compute_kind, find_device, is_out_of_memory, release_memory, to_device, to_host
+from chunkflow.errors import BlockMemoryError, IntegrityError, NotANumberError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.geometry.scale import Scale
+from chunkflow.run.digests import Seal, parts_of, sealed
+from chunkflow.run.lanes import Lanes
+from chunkflow.run.resident import peak_bytes, resident_bytes
 from chunkflow.stages.base import BlockStep, MergeStep, Record, Region, ShelvingMerge, View, boxes_of_chain
-from chunkflow.storage.files import object_sizes
+from chunkflow.storage.files import object_sizes, remove_files
 from chunkflow.storage.layout import objects_of
 from chunkflow.storage.records import RecordFolder, merged_path, read_record, record_path, shelf_in, write_record
+from chunkflow.storage.retry import take_counts
+from chunkflow.storage.stores import Place, place_of
 from chunkflow.storage.tiff_stack import TiffStack, open_tiff_stack
 from chunkflow.storage.volume import Volume, open_array
+
+OnOom: TypeAlias = Literal["fail", "host"]
+
+LANES = Lanes()
+"""Of this process, unless its engine hands others to its units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,7 @@ class Source:
     path: str
     axes: str = "zyx"
     at: tuple[int, ...] = ()
+    window: Box | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,9 @@ class Job:
     records : folder of this pass's records
     constants : file of the arrays the plan fixed, or ""
     epoch : (file, number): the run that may write; a later run changes the file
+    ahead : whether there is memory to read the next unit while one computes
+    needs_bytes : of a worker process, as the plan projects
+    on_oom : what becomes of a unit that does not fit a GPU: "fail" sets it aside, "host" computes it on the CPU
     """
 
     name: str
@@ -75,6 +89,9 @@ class Job:
     nan: str
     device: str
     epoch: tuple[str, int] = ("", 0)
+    ahead: bool = False
+    needs_bytes: int = 0
+    on_oom: OnOom = "fail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,58 +101,145 @@ class UnitResult:
     objects : size of each file of its arrays, in the order of `Job.writes` and of `objects_of`; 0 where there is none.
         Of a merge: the number of its parts and their size together
     record : size of its record
+    spent : seconds of reading, computing and writing
     peak_bytes : largest resident size of the process so far
+    device : "cpu" or "gpu", on which it was computed
+    kind : of compute, of the process (see `chunkflow.backend.compute_kind`)
+    requests : to object stores, of its process since the unit before (see `storage.retry`)
+    seal : what its files are known by (see `run.digests`)
     """
 
     unit: int
     objects: tuple[int, ...]
     record: int
-    seconds: float
+    spent: tuple[float, float, float]
     peak_bytes: int
+    device: str
+    kind: str
+    seal: Seal
     worker: int = field(default_factory=os.getpid)
+    requests: Mapping[str, int] = field(default_factory=take_counts)
+
+    @property
+    def written_bytes(self) -> int:
+        """Of its files."""
+        return self.record + sum(self.objects)
 
 
 class StaleRunError(IntegrityError):
     """Another run has taken the output over since this unit was sent out."""
 
 
-def run_unit(job: Job, unit: int) -> UnitResult:
-    """Compute one unit and store what it yields."""
-    began = perf_counter()
-    objects, record = _run_merge(job) if job.merge is not None else _run_block(job, unit)
-    return UnitResult(unit, objects, record, perf_counter() - began, peak_rss())
+def run_unit(job: Job, unit: int, lanes: Lanes | None = None) -> UnitResult:
+    """Compute one unit and store what it yields.
+
+    Raises
+    ------
+    BlockMemoryError : it does not fit the memory, alone in its process.
+    """
+    lanes = lanes or LANES
+    try:
+        with lanes.inside():
+            return _attempt(job, unit, lanes)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside of the handler: the error holds the frames, and those the arrays.
+    release_memory()
+    with lanes.alone():
+        return _attempt_alone(job, unit, lanes)
 
 
-def peak_rss() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    # Not getrusage where there is better: on Linux a fresh process inherits that figure from the one that started it.
-    with suppress(OSError), open("/proc/self/status", encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _attempt(job: Job, unit: int, lanes: Lanes) -> UnitResult:
+    if job.merge is None and job.ahead:
+        return _run_block(job, unit, lanes.lane())
+    with lanes.lane():
+        return _run_merge(job, unit) if job.merge is not None else _run_block(job, unit, nullcontext())
 
 
-def _run_merge(job: Job) -> tuple[tuple[int, ...], int]:
+def _attempt_alone(job: Job, unit: int, lanes: Lanes) -> UnitResult:
+    """The second attempt of a unit that ran out of memory, and on the host the third where that is wanted."""
+    try:
+        return _attempt(job, unit, lanes)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        refused = _refused(job, error)
+    if job.device == "cpu" or job.on_oom == "fail":
+        raise refused
+    release_memory()
+    return _attempt(replace(job, device="cpu"), unit, lanes)
+
+
+def _refused(job: Job, error: BaseException) -> BlockMemoryError:
+    """What is said of a unit that does not fit, with the memory that would have been enough."""
+    if job.device == "gpu":
+        had, asked = getattr(error, "_total", 0), getattr(error, "_size", 0)  # cupy's: in use, and asked for
+        figures = f"{had / 2**20:.0f} MiB of the GPU were taken and {asked / 2**20:.0f} more asked for" if asked else ""
+        remedy = "Use a smaller block or tile, or --on-oom host to compute such blocks on the CPU"
+        what = f"the block does not fit the GPU, alone in its process ({figures or error})"
+    else:
+        asked = _asked_bytes(error)
+        enough = max(job.needs_bytes, resident_bytes() + asked)
+        what = f"the block does not fit the memory, alone in its process ({error})"
+        remedy = f"A worker of {enough / 2**20:.0f} MiB would do: use fewer workers, or a smaller block or tile"
+    return BlockMemoryError(what, remedy)
+
+
+def _asked_bytes(error: BaseException) -> int:
+    """Bytes of the array that numpy could not allocate; 0 where the error does not tell."""
+    shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
+    return prod(shape) * dtype.itemsize if shape is not None and dtype is not None else 0
+
+
+def _run_merge(job: Job, unit: int) -> UnitResult:
     assert job.merge is not None
-    folder = Path(job.records)
+    began = perf_counter()
+    folder = place_of(job.records)
     with shelf_in(folder) as shelf:
         more = (shelf,) if getattr(job.merge, "shelves", False) else ()
         merged = job.merge.run(_records(job), _values(job, None), *more)
         _check_epoch(job)
-        sizes = [write_record(record_path(folder, block), part) for block, part in merged.parts]
-    return (len(sizes), sum(sizes)), write_record(merged_path(folder), merged.values)
+        sizes: dict[Place, int] = {}
+        for block, part in merged.parts:
+            path = record_path(folder, block)
+            sizes[path] = write_record(path, part)
+    for path in set(parts_of(folder)) - sizes.keys():
+        path.unlink()  # of an attempt on other inputs, as holes that were filled since
+    record = write_record(merged_path(folder), merged.values)
+    seal = sealed([parts_of(folder), [merged_path(folder)]])
+    spent = (0.0, perf_counter() - began, 0.0)
+    objects = (len(sizes), sum(sizes.values()))
+    return UnitResult(unit, objects, record, spent, peak_bytes(), "cpu", kind_of(job.device), seal)
 
 
-def _run_block(job: Job, unit: int) -> tuple[tuple[int, ...], int]:
-    core = job.grid.core_of(unit)
-    arrays, record = _compute(job, unit, core)
+def _run_block(job: Job, unit: int, lane: AbstractContextManager[None]) -> UnitResult:
+    """Read, compute in the lane, write."""
+    began = perf_counter()
+    work = _read_block(job, unit)
+    read = perf_counter()
+    with lane:
+        computing = perf_counter()
+        arrays, record = _compute(job, work)
+        computed = perf_counter()
+    device = work.device
+    del work  # what was read: writing takes its place
     _check_epoch(job)
+    core = job.grid.core_of(unit)
     sizes: list[int] = []
+    files: list[list[Place]] = []
     for product, target in job.writes.items():
-        sizes += _store(_open(target, job.epoch), core, to_host(arrays.pop(product)))
-    return tuple(sizes), write_record(record_path(Path(job.records), unit), record)
+        volume = _open(target, job.epoch)
+        made = _store(volume, core, arrays.pop(product))
+        sizes += made
+        names = zip(objects_of(volume.layout, core), made, strict=True)
+        files.append([place_of(volume.path) / name for name, size in names if size])
+    stored = record_path(place_of(job.records), unit)
+    written = write_record(stored, record)
+    seal = sealed([*files, [stored]])
+    spent = (read - began, computed - computing, perf_counter() - computed)
+    kind = kind_of(job.device)
+    return UnitResult(unit, tuple(sizes), written, spent, peak_bytes(), device, kind, seal)
 
 
 def _store(volume: Volume, core: Box, data: NDArray[Any]) -> list[int]:
@@ -144,42 +248,49 @@ def _store(volume: Volume, core: Box, data: NDArray[Any]) -> list[int]:
     if data.any():
         volume.write(core, np.ascontiguousarray(data.astype(volume.dtype, copy=False)))
         return [size or 0 for size in object_sizes(volume.path, names)]
-    for name in names:  # of an attempt that was killed, or of damaged files
-        Path(volume.path, name).unlink(missing_ok=True)
+    remove_files(volume.path, names)  # of an attempt that was killed, or of damaged files
     return [0] * len(names)
 
 
 def _check_epoch(job: Job) -> None:
     file, number = job.epoch
-    if file and int(Path(file).read_text(encoding="ascii")) != number:
+    if file and int(place_of(file).read_text(encoding="ascii")) != number:
         raise StaleRunError("another run has taken this output over")
 
 
 def _records(job: Job) -> dict[str, Sequence[Record]]:
-    return {name: RecordFolder(Path(need.folder), need.units) for name, need in job.needs.items()}
+    return {name: RecordFolder(place_of(need.folder), need.units) for name, need in job.needs.items()}
 
 
 def _values(job: Job, unit: int | None) -> dict[str, Record]:
-    found: dict[str, Record] = {"": _read_cached(job.constants)} if job.constants else {}
+    found: dict[str, Record] = {"": _read_cached(job.constants, job.epoch)} if job.constants else {}
     for name, need in job.needs.items():
         if not need.merged:
             continue
-        values = _read_cached(str(merged_path(Path(need.folder))))
-        part = record_path(Path(need.folder), unit) if unit is not None and need.same_grid else None
+        values = _read_cached(str(merged_path(place_of(need.folder))), job.epoch)
+        part = record_path(place_of(need.folder), unit) if unit is not None and need.same_grid else None
         found[name] = {**values, **read_record(part)} if part is not None and part.is_file() else values
     return found
 
 
 @lru_cache(maxsize=16)
-def _read_cached(path: str) -> Record:
-    return read_record(Path(path))
+def _read_cached(path: str, epoch: tuple[str, int]) -> Record:
+    """A record, once per process and run: where a hole was filled, the next run leaves another there."""
+    return read_record(place_of(path))
+
+
+@lru_cache(maxsize=2)
+def kind_of(device: str) -> str:
+    """The kind of compute of this process."""
+    return compute_kind(find_device(device))
 
 
 @lru_cache(maxsize=64)
 def _open(source: Source, epoch: tuple[str, int]) -> Volume:
     """The array, once per process and run: the next run may find another at the same path."""
     # The scale is of no interest to a unit: steps get it as their parameters.
-    return open_array(source.path, Scale((1.0, 1.0, 1.0)), axes=source.axes, at=source.at)
+    whole = open_array(source.path, Scale((1.0, 1.0, 1.0)), axes=source.axes, at=source.at)
+    return whole if source.window is None else whole.cropped(source.window)
 
 
 @lru_cache(maxsize=64)
@@ -187,28 +298,54 @@ def _open_to_read(source: Source, epoch: tuple[str, int]) -> Volume | TiffStack:
     return open_tiff_stack(source.path) if Path(source.path).is_file() else _open(source, epoch)
 
 
-def _compute(job: Job, unit: int, core: Box) -> tuple[dict[str, Any], Record]:
-    """Arrays over the core and the record of one block."""
+@dataclass(slots=True, kw_only=True)
+class BlockWork:
+    """A block that is ready to be computed.
+
+    outs : what each step is asked for; products : what is stored
+    regions : the arrays read, in host memory
+    device : on which its steps run
+    """
+
+    unit: int
+    outs: Sequence[Box]
+    products: Sequence[str]
+    regions: dict[str, Region]
+    device: str
+
+
+def _read_block(job: Job, unit: int) -> BlockWork:
     products = [name for step in job.steps for name in step.produces if name in job.writes]
+    core = job.grid.core_of(unit)
     outs, wanted = boxes_of_chain(job.steps, core, Box.of_shape(job.grid.shape), products)
     on_device = job.device == "gpu" and any(step.on_device for step in job.steps)
-    regions = {name: _read(job, name, box, on_device) for name, box in wanted.items()}
-    values, records = _values(job, unit), _records(job)
+    regions = {name: _read(job, name, box) for name, box in wanted.items()}
+    return BlockWork(
+        unit=unit, outs=outs, products=products, regions=regions, device=job.device if on_device else "cpu"
+    )
+
+
+def _compute(job: Job, work: BlockWork) -> tuple[dict[str, Any], Record]:
+    """Arrays over the core, in host memory, and the record of one block. Takes the regions out of `work`."""
+    core = job.grid.core_of(work.unit)
+    regions = {name: Region(r.box, to_device(r.data, work.device)) for name, r in work.regions.items()}
+    work.regions.clear()
+    values, records = _values(job, work.unit), _records(job)
     record: Record = {}
-    for step, out in zip(job.steps, outs, strict=True):
+    for step, out in zip(job.steps, work.outs, strict=True):
         view = View(
-            block=unit,
+            block=work.unit,
             core=core,
             grid=job.grid,
             regions=regions,
             values=values,
             records=records,
-            device=job.device if on_device else "cpu",
+            device=work.device,
         )
         output = step.run(view, out)
         regions |= {name: Region(out, data) for name, data in output.arrays.items()}
         record = _with(record, output.record, job)
-    return {name: regions[name].cut(core) for name in products}, record
+    return {name: to_host(regions[name].cut(core)) for name in work.products}, record
 
 
 def _with(record: Record, more: Record, job: Job) -> Record:
@@ -219,13 +356,13 @@ def _with(record: Record, more: Record, job: Job) -> Record:
     return {**record, **more}
 
 
-def _read(job: Job, name: str, box: Box, on_device: bool) -> Region:
+def _read(job: Job, name: str, box: Box) -> Region:
     volume = _open_to_read(job.reads[name], job.epoch)
     inside = box.clip(volume.box)
     data = volume.read(inside)
     if (name == "input" or name.startswith("input:")) and data.dtype.kind == "f":  # of any channel
         data = _finite(data, inside, job.nan, "the input" if name == "input" else f"channel {name[6:]} of the input")
-    return Region(inside, to_device(data, "gpu") if on_device else data)
+    return Region(inside, data)
 
 
 def _finite(data: NDArray[Any], box: Box, nan: str, called: str) -> NDArray[Any]:

@@ -185,10 +185,10 @@ class Apply:
 
     def _lattice(self, flow: Flow) -> Lattice:
         """Tiles no longer than the volume; none but one along an axis needs a halo."""
-        core = triple(tuple(min(t, n) for t, n in zip(triple(self.tile), flow.shape, strict=True)))
+        core = triple(tuple(min(t, n) for t, n in zip(triple(self.tile), flow.lattice_shape, strict=True)))
         wanted = self._halo_vox(flow.scale.voxel_um)
-        halo = triple(tuple(h if c < n else 0 for h, c, n in zip(wanted, core, flow.shape, strict=True)))
-        for name, c, n, h in zip("zyx", core, flow.shape, halo, strict=True):
+        halo = triple(tuple(h if c < n else 0 for h, c, n in zip(wanted, core, flow.lattice_shape, strict=True)))
+        for name, c, n, h in zip("zyx", core, flow.lattice_shape, halo, strict=True):
             if c < n and h == 0 and not self.makes_image:
                 raise ConfigError(
                     f"apply: a halo of {list(wanted)} voxels leaves nothing along {name} that two tiles both see",

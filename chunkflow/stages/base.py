@@ -235,6 +235,8 @@ class Flow:
     finer : voxels per voxel of the grid that `resampling` and the input lead to, where a network made it finer
     channels, regions : what `measure` names beside the input
     facts : what stages decided while planning, for people; warnings : sentences for the user
+    origin, whole : of a region, where its voxel 0 lies in the whole volume on the present grid, and that volume's shape
+    is_anchored : whether tiles of the region are those of the whole volume, at whose multiples it begins
     """
 
     kind: str
@@ -274,6 +276,14 @@ class Flow:
     regions: RegionImage | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    origin: Triple = (0, 0, 0)
+    whole: Triple | None = None
+    is_anchored: bool = False
+
+    @property
+    def lattice_shape(self) -> Triple:
+        """Shape of the volume that the sizes of tiles follow from."""
+        return self.whole if self.is_anchored and self.whole is not None else self.shape
 
     @property
     def optical_um(self) -> tuple[float, float, float]:

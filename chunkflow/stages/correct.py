@@ -176,7 +176,7 @@ class Correct:
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         if flow.kind != "image":
             raise ConfigError(f"correct: the input is {flow.kind}, not an image", "Leave correct out")
-        constants = self._constants(flow.shape)
+        constants = _cut_out(self._constants(flow.whole or flow.shape), flow.origin, flow.shape)
         # Twice, as decoding the file of the constants takes them once more.
         held = 2 * sum(array.nbytes for array in constants.values())
         marks, valid = _marks(flow)
@@ -254,6 +254,15 @@ class Correct:
                 )
             found.append(floor(um / voxel + 0.5) if n > 1 else 0)
         return triple(found)
+
+
+def _cut_out(constants: Record, origin: Triple, shape: Triple) -> Record:
+    """The part of images of the whole volume that a region takes; an axis of length one goes for all positions."""
+    spans = [slice(o, o + n) for o, n in zip(origin, shape, strict=True)]
+    return {
+        name: image[tuple(slice(None) if n == 1 else s for n, s in zip(image.shape, spans, strict=True))]
+        for name, image in constants.items()
+    }
 
 
 def _radii(um: float | tuple[float, float, float]) -> tuple[float, float, float]:

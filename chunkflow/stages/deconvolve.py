@@ -24,6 +24,7 @@ from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.kernels.algorithms import LARGEST_TOTAL_VARIATION, Algorithm
 from chunkflow.kernels.blur import Edges
+from chunkflow.kernels.separable import profiles_of
 from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Output, Record, View
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.probe import MergeProbes, Probe, probe_boxes
@@ -51,7 +52,7 @@ class RestoreTile:
     dtype: str
     scale: float | None
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     produces: ClassVar[tuple[str, ...]] = ("deconvolved",)
     on_device: ClassVar[bool] = True
 
@@ -262,11 +263,15 @@ class Deconvolve:
         )
 
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
-        on_grid = self.psf_for(flow.channel, flow.channel_number).on_grid(flow.optical_um, flow.shape, flow.optics)
+        psf, size = self.psf_for(flow.channel, flow.channel_number), flow.lattice_shape
+        if psf.slab_um is not None and flow.whole is not None:  # depths are those of the whole volume
+            size = flow.whole[0], *size[1:]
+        on_grid = psf.on_grid(flow.optical_um, size, flow.optics)
         method = self.method(on_grid)
         self._check_fits(on_grid, method, flow)
-        reach = self.halo_for(on_grid, method, flow.shape)
-        grid = Grid(flow.shape, self.tile_for(reach, flow.shape))
+        reach = self.halo_for(on_grid, method, flow.lattice_shape)
+        tile = self.tile_for(reach, flow.lattice_shape)
+        grid = Grid(flow.shape, triple(tuple(map(min, tile, flow.shape))))
         assert flow.image is not None
         restoration = Restoration(
             method=method,
@@ -277,10 +282,11 @@ class Deconvolve:
             limits=flow.image_range,
             psf_shape=triple(on_grid.kernels.shape[1:]),
             psfs=len(on_grid.kernels),
+            is_separable=len(on_grid.kernels) == 1 and profiles_of(on_grid.kernels[0]) is not None,
             volume=flow.shape,
             nodata=flow.nodata,
         )
-        constants: Record = {"psf": on_grid.kernels, "psf_planes": on_grid.planes}
+        constants: Record = {"psf": on_grid.kernels, "psf_planes": on_grid.planes - flow.origin[0]}
         before = self._probes(restoration, reach, grid, constants, flow.optical_um)
         name = "image" if flow.image_by == self.key else "deconvolved"
         steps: tuple[BlockStep, ...] = (
@@ -318,7 +324,7 @@ class Deconvolve:
 
     def _check_fits(self, on_grid: PsfOnGrid, method: Method, flow: Flow) -> None:
         shape = on_grid.kernels.shape[1:]
-        if any(k > n for k, n in zip(shape, flow.shape, strict=True)):
+        if any(k > n for k, n in zip(shape, flow.lattice_shape, strict=True)):
             raise PlanError(
                 f"deconvolve: the PSF has {shape} voxels, more than the volume's {flow.shape}",
                 "Crop the PSF, check fwhm_um against the voxel size, or leave deconvolve out",

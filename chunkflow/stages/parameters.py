@@ -17,6 +17,8 @@ from chunkflow.errors import ConfigError, nearest
 def check_parameters(values: Any, where: str) -> None:
     """Check every field of a frozen dataclass against its type hint; lists become the tuples that hints name.
 
+    Whole numbers become floats where floats are named: 45 of Python and of YAML are then one value and one fingerprint.
+
     Raises
     ------
     ConfigError : a value does not fit; the message names the field, the value and what would fit.
@@ -32,6 +34,18 @@ def check_parameters(values: Any, where: str) -> None:
             words = [word for word in _words(hint) if isinstance(word, str)]
             remedy = nearest(value, words) if words and isinstance(value, str) else f"Give {_described(hint)}"
             raise ConfigError(f"{where}: {f.name} is {value!r}", remedy)
+        object.__setattr__(values, f.name, _with_floats(value, hint))
+
+
+def _with_floats(value: Any, hint: Any) -> Any:
+    """A value that fits, its whole numbers as floats where the hint names floats alone."""
+    options = get_args(hint)
+    if isinstance(value, tuple) and get_origin(hint) is tuple:
+        kinds = options[:1] * len(value) if options[1:] == (Ellipsis,) else options
+        return tuple(map(_with_floats, value, kinds))
+    if get_origin(hint) in (Union, UnionType):
+        return _with_floats(value, next(option for option in options if _fits(value, option)))
+    return float(value) if hint is float else value
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -128,7 +128,8 @@ class Predict:
                 f"predict: the network takes {model.in_channels} channels, and sees one", "Use a network of one channel"
             )
         products, channels = self._products(model)
-        mode, lattice = settled(model, flow.shape, self._wishes())
+        mode, lattice = settled(model, flow.lattice_shape, self._wishes())
+        lattice = replace(lattice, shape=flow.shape)
         how = Application(
             activation=self._activation(model),
             channels=channels,

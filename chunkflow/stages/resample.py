@@ -8,7 +8,7 @@ from math import isclose, prod
 from typing import ClassVar, Literal
 
 from chunkflow.errors import ConfigError
-from chunkflow.geometry.box import Box, Triple
+from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.geometry.scale import Scale
 from chunkflow.kernels import resample
@@ -74,6 +74,7 @@ class Resample:
             voxel = _snapped(voxel, flow.scale.voxel_um)
         how = Resampling(flow.shape, flow.scale.voxel_um, voxel)
         shape = resample.output_shape(flow.shape, flow.scale.voxel_um, voxel)
+        whole, origin = _of_whole(flow, voxel)
         grid = Grid(shape, flow.block)
         steps: list[BlockStep] = []
         name = "image" if flow.image_by == self.key else "resampled"
@@ -89,6 +90,8 @@ class Resample:
         after = replace(
             flow,
             shape=shape,
+            whole=whole,
+            origin=origin,
             scale=Scale(voxel_um=voxel, translation_um=flow.scale.translation_um),
             resampling=how,
             image=name,
@@ -100,6 +103,17 @@ class Resample:
             valid=valid,
         )
         return (draft, range_draft(scan="resample", merge="resample-range", grid=grid)), after
+
+
+def _of_whole(flow: Flow, voxel: tuple[float, float, float]) -> tuple[Triple | None, Triple]:
+    """Shape of the whole volume and origin of a region on the new grid, exact where the region begins at a voxel of
+    it (see `plan.region`)."""
+    if flow.whole is None:
+        return None, flow.origin
+    ratios = zip(flow.origin, flow.scale.voxel_um, voxel, strict=True)
+    return resample.output_shape(flow.whole, flow.scale.voxel_um, voxel), triple(
+        tuple(round(o * a / b) for o, a, b in ratios)
+    )
 
 
 def _snapped(voxel: tuple[float, ...], near: tuple[float, ...]) -> tuple[float, float, float]:

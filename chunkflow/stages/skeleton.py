@@ -50,6 +50,7 @@ from chunkflow.stages.parameters import check_parameters
 THINNING_HALO = 8  # cheapest on networks: 1 % of the voxels stay open for the tree
 
 TOLD_BYTES = 48  # what a joint is told, per voxel on three sides of a block below it: 9 B each, of few of them
+LONG_VOXELS = 5  # long side per short one: at 10, a rod 18 um long and 1.8 um wide had 8.0 um of the 15.6 um in cubes
 
 
 def open_borders(box: Box, shape: Triple) -> NDArray[np.bool_]:
@@ -350,7 +351,7 @@ class Skeleton:
             Draft(name="skeleton", grid=grid, steps=(Assemble(),), writes=(skeleton,), needs=needs),
             *graph_drafts(assemble, grid),
         )
-        return drafts, replace(flow, euler="thin", graph="graph")
+        return drafts, replace(flow, euler="thin", graph="graph", warnings=(*flow.warnings, *_warnings(flow)))
 
     def _tree(self, grid: Grid) -> tuple[Draft, ...]:
         """The passes that decide what the blocks leave open, the root last."""
@@ -361,3 +362,16 @@ class Skeleton:
             drafts.append(Draft(name=f"residual-{level}", grid=above, steps=(step,), needs=(source,)))
             grid = above
         return tuple(drafts)
+
+
+def _warnings(flow: Flow) -> tuple[str, ...]:
+    """Thinning takes whole voxels off, so an object loses at its ends along the long side of voxels what it is wide."""
+    voxel = flow.scale.voxel_um
+    ratio = max(voxel) / min(voxel)
+    if ratio < LONG_VOXELS:
+        return ()
+    axis = "zyx"[voxel.index(max(voxel))]
+    return (
+        f"voxels are {ratio:.3g} times as long along {axis} as they are wide: skeletons along it come out too short. "
+        "Put resample: {voxel_um: isotropic} in front of skeleton",
+    )

@@ -160,6 +160,9 @@ LOCAL = get_args(LocalMethod)
 DEFAULT_CLASSES = {"multi-otsu": 3, "kmeans": 2}
 DEFAULT_K = -0.2
 
+BATCH = "batch"
+"""What `from` says for one threshold of all files of a batch, by `method` from their histograms added up."""
+
 OF_METHODS: Mapping[str, tuple[str, ...]] = {
     "value": ("fixed",),
     "classes": tuple(CLASS_RULES),
@@ -182,7 +185,8 @@ class Threshold:
         voxel from a window around it "sauvola", "niblack", "adaptive-mean", "adaptive-gaussian"; or "fixed"
     value : the threshold, for "fixed"
     from_ : (`from` in a pipeline file) take it from elsewhere: a value, or what a pipeline file reads it from, the
-        folder of a result or a text or JSON file with a number. The method is "fixed" then
+        folder of a result or a text or JSON file with a number. The method is "fixed" then. "batch": all files of a
+        batch share one, by the method from their histograms added up
     smooth_um : sigma of a Gaussian applied first, in um; 0 is none
     classes : of multi-otsu (3) and kmeans (2), up to 5
     above : which of the classes - 1 thresholds foreground is above, from 1; the highest by default
@@ -236,6 +240,13 @@ class Threshold:
         """With `from`, the method is fixed; a value that `from` names is the value."""
         if self.from_ is None:
             return
+        if self.from_ == BATCH:
+            if self.method == "fixed" or self.method in LOCAL:
+                raise ConfigError(
+                    f"threshold: from batch beside method {self.method}, which looks at no histogram",
+                    "Use otsu, li or another rule of histograms",
+                )
+            return
         if self.method not in ("otsu", "fixed"):
             raise ConfigError(
                 f"threshold: from stands beside method {self.method}", "Keep one of them: from says what the value is"
@@ -267,6 +278,11 @@ class Threshold:
         return self.class_count - 1 if self.above is None else self.above
 
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
+        if self.from_ == BATCH:
+            raise ConfigError(
+                "threshold: from batch is one threshold of several files, and this is a run of one image",
+                "Run several files at once, or leave from out",
+            )
         if flow.signal is None:
             raise ConfigError(f"threshold: the input is {flow.kind}, not an image", "Leave threshold out")
         before: tuple[BlockStep, ...] = ()

@@ -129,29 +129,40 @@ def write_precomputed(folder: str | Path, parts: Iterable[Part], labels: NDArray
     labels : (K,) the objects of all parts, increasing.
     """
     folder = Path(folder)
-    bits = _shard_bits(len(labels))
-    minishard_bits = min(bits, MAX_MINISHARD_BITS)
-    shift = max(0, int(labels[-1]).bit_length() - bits) if len(labels) else 0
     skeletons = (skeleton for part in parts for skeleton in _lines(_Rows(part)).skeletons())
-    for shard, members in groupby(skeletons, key=lambda skeleton: skeleton[0] >> (shift + minishard_bits)):
-        name = f"{shard:x}".zfill(math.ceil((bits - minishard_bits) / 4))
-        with atomic_path(folder / f"{name}.shard") as partial, partial.open("wb") as file:
-            _write_shard(file, members, shift, minishard_bits)
     info = {
         "@type": "neuroglancer_skeletons",
         "transform": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0],
         "vertex_attributes": [{"id": "radius", "data_type": "float32", "num_components": 1}],
-        "sharding": {
-            "@type": SHARDING,
-            "preshift_bits": shift,
-            "hash": "identity",
-            "minishard_bits": minishard_bits,
-            "shard_bits": bits - minishard_bits,
-            "minishard_index_encoding": "raw",
-            "data_encoding": "raw",
-        },
+        "sharding": write_sharded(folder, skeletons, labels),
     }
     write_atomic(folder / "info", json.dumps(info, indent=2).encode())
+
+
+def write_sharded(folder: Path, records: Iterable[tuple[int, bytes]], ids: NDArray[np.uint64]) -> dict[str, Any]:
+    """Write records, by their ids, into a few shard files; returns the specification for `info`.
+
+    Parameters
+    ----------
+    records : id and content, ids increasing.
+    ids : (K,) all of them.
+    """
+    bits = _shard_bits(len(ids))
+    minishard_bits = min(bits, MAX_MINISHARD_BITS)
+    shift = max(0, int(ids[-1]).bit_length() - bits) if len(ids) else 0
+    for shard, members in groupby(records, key=lambda record: record[0] >> (shift + minishard_bits)):
+        name = f"{shard:x}".zfill(math.ceil((bits - minishard_bits) / 4))
+        with atomic_path(folder / f"{name}.shard") as partial, partial.open("wb") as file:
+            _write_shard(file, members, shift, minishard_bits)
+    return {
+        "@type": SHARDING,
+        "preshift_bits": shift,
+        "hash": "identity",
+        "minishard_bits": minishard_bits,
+        "shard_bits": bits - minishard_bits,
+        "minishard_index_encoding": "raw",
+        "data_encoding": "raw",
+    }
 
 
 def _graphml_type(values: NDArray[Any], largest: int) -> str:

@@ -11,12 +11,13 @@ Where no list names the images of a group, the metadata of each of its folders i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal, TypeAlias
 
 from chunkflow.errors import InputError, InputNotFoundError
+from chunkflow.storage.stores import Place
 
 Attributes: TypeAlias = dict[str, Any]
 
@@ -28,7 +29,7 @@ _IMPORT = "Import it: chunkflow import SOURCE DESTINATION --voxel-um Z Y X"
 class Node:
     """One folder of a zarr hierarchy."""
 
-    path: Path
+    path: Place
     is_array: bool
     attributes: Attributes
     metadata_file: str
@@ -40,17 +41,17 @@ class Node:
         return nested if isinstance(nested, dict) else self.attributes
 
 
-def zarr_kind(folder: Path) -> Literal["array", "group"] | None:
+def zarr_kind(folder: Place) -> Literal["array", "group"] | None:
     """What zarr node a folder is, if any."""
     node = _node(folder)
     return None if node is None else "array" if node.is_array else "group"
 
 
-def _read_json(file: Path) -> Attributes | None:
-    if not file.is_file():
-        return None
+def _read_json(file: Place) -> Attributes | None:
     try:
         value = json.loads(file.read_bytes())
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
     except ValueError as error:
         raise InputError(f"{file} is not valid JSON ({error})", "Restore the file") from error
     if not isinstance(value, dict):
@@ -58,7 +59,7 @@ def _read_json(file: Path) -> Attributes | None:
     return value
 
 
-def _node(folder: Path) -> Node | None:
+def _node(folder: Place) -> Node | None:
     metadata = _read_json(folder / "zarr.json")
     if metadata is not None:
         return Node(folder, metadata.get("node_type") == "array", metadata.get("attributes") or {}, "zarr.json")
@@ -68,14 +69,14 @@ def _node(folder: Path) -> Node | None:
     return None
 
 
-def existing_node(folder: Path) -> Node:
+def existing_node(folder: Place) -> Node:
     """The node that a folder must be; an error that says what is there instead."""
-    if not folder.exists():
-        raise InputNotFoundError(f"{folder} does not exist", "Check the path")
-    if folder.is_file():
-        raise InputError(f"{folder} is a file, not the folder of an OME-Zarr image", _IMPORT)
     node = _node(folder)
     if node is None:
+        if folder.is_file():
+            raise InputError(f"{folder} is a file, not the folder of an OME-Zarr image", _IMPORT)
+        if not folder.exists():
+            raise InputNotFoundError(f"{folder} does not exist", "Check the path")
         raise InputError(f"{folder} is not an OME-Zarr image: it has neither zarr.json nor .zgroup", _IMPORT)
     return node
 
@@ -102,6 +103,28 @@ def image_node(node: Node) -> Node:
     raise _several(node, f"{len(images)} images" if images else "no image", images)
 
 
+def images_below(path: Place) -> list[str]:
+    """Where the images of a group lie below it: [""] is the group itself; of a plate, every field of every well.
+
+    Raises
+    ------
+    InputError : the folder is no group of images.
+    """
+    node = existing_node(path)
+    ome = node.ome
+    if node.is_array or "multiscales" in ome:
+        return [""]
+    if "plate" in ome:
+        wells = [(well, _node(folder_inside(node, well))) for well in _paths(ome["plate"], "wells")]
+        return [f"{name}/{field}" for name, well in wells if well for field in _paths(well.ome.get("well"), "images")]
+    if "well" in ome:
+        return _paths(ome["well"], "images")
+    images = _series(node) if "bioformats2raw.layout" in ome else _child_images(node)
+    if not images:
+        raise _several(node, "no image", images)
+    return images
+
+
 def _paths(holder: Any, key: str) -> list[str]:
     entries = holder.get(key) if isinstance(holder, dict) else None
     found = entries if isinstance(entries, list) else []
@@ -125,20 +148,21 @@ def _series(node: Node) -> list[str]:
     return _listed_series(node.path) or _child_images(node)
 
 
-def _listed_series(root: Path) -> list[str]:
+def _listed_series(root: Place) -> list[str]:
     listing = _node(root / "OME")
     series = listing.ome.get("series") if listing is not None else None
     return [str(name) for name in series] if isinstance(series, list) else []
 
 
-def series_metadata(image: Node) -> tuple[Path, int] | None:
+def series_metadata(image: Node) -> tuple[Place, int] | None:
     """The OME-XML that bioformats2raw puts beside its images, and which of them this one is; None without it."""
-    for root in list(image.path.absolute().parents)[:_DEEPEST_SERIES]:
+    above: Sequence[Place] = image.path.absolute().parents
+    for root in list(above)[:_DEEPEST_SERIES]:
         file = root / "OME" / "METADATA.ome.xml"
         node = _node(root) if file.is_file() else None
         if node is None or "bioformats2raw.layout" not in node.ome:
             continue
-        name = image.path.absolute().relative_to(root).as_posix()
+        name = str(image.path.absolute())[len(str(root)) + 1 :]
         series = _listed_series(root)
         if series:
             return (file, series.index(name)) if name in series else None
@@ -147,13 +171,14 @@ def series_metadata(image: Node) -> tuple[Path, int] | None:
 
 
 def _child_images(node: Node) -> list[str]:
-    folders = [folder for folder in node.path.iterdir() if folder.is_dir()]
+    entries: Iterable[Place] = node.path.iterdir()
+    folders = list(entries)
     folders.sort(key=lambda folder: (not folder.name.isdigit(), len(folder.name), folder.name))
     nodes = [(folder.name, _node(folder)) for folder in folders]
     return [name for name, child in nodes if child is not None and "multiscales" in child.ome]
 
 
-def folder_inside(node: Node, name: str) -> Path:
+def folder_inside(node: Node, name: str) -> Place:
     """A folder that metadata names, which must lie inside the image."""
     relative = PurePosixPath(name)
     if relative.is_absolute() or ".." in relative.parts:

@@ -6,21 +6,21 @@ size and modification time of every file of its array. The files of one folder p
     c/0/0/0 c/0/0/1 ...   up to 4096 files: one digest each, and a change is named by its file
     c/0/* c/1/* ...       more: one digest per the longest prefix that leaves at most 4096 of them
 
-So the identity stays under a megabyte, and 10^6 files cost the time to list and digest them (seconds). A file
-changed in place with its size and time restored is not noticed, nor is one on a file system without modification times.
+So the identity stays under a megabyte, and 10^6 files cost the time to list and digest them (seconds); of more, and of
+more than 2 10^5 objects of a store, a sample is taken (`storage/inventory.py`). A file changed in place with its size
+and time restored is not noticed, nor is one on a file system without modification times.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from chunkflow.storage.files import is_partial
+from chunkflow.storage.inventory import Entry, entries_of
+from chunkflow.storage.stores import Place, place_of
 from chunkflow.storage.volume import Volume
 
 Identity: TypeAlias = dict[str, Any]
@@ -31,7 +31,7 @@ _MOST_NAMED = 5
 
 def identity(volume: Volume) -> Identity:
     """What tells this input from a changed one, as JSON values."""
-    entries = sorted(_chunk_files(Path(volume.path)))
+    entries = entries_of(volume)
     depth = _depth([name for name, _, _ in entries])
     return {
         "metadata": {
@@ -39,8 +39,9 @@ def identity(volume: Volume) -> Identity:
             "dtype": str(volume.array.dtype),
             "axes": volume.axes,
             "at": list(volume.at),
-            "codecs": _array_metadata_digest(Path(volume.path)),
+            "codecs": _array_metadata_digest(place_of(volume.path)),
             **volume.scale.to_json(),
+            **({} if volume.window is None else {"region": str(volume.window)}),
         },
         "files": len(entries),
         "bytes": sum(size for _, size, _ in entries),
@@ -95,20 +96,6 @@ def _grid_order(name: str) -> list[tuple[int, str]]:
     return [(int(part) if part.isdigit() else -1, part) for part in _parts(name)]
 
 
-def _chunk_files(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Name relative to `folder`, size and modification time (ns) of each chunk or shard; hidden files are none."""
-    prefix = len(str(folder)) + 1
-    pending = [str(folder)]
-    while pending:
-        with os.scandir(pending.pop()) as listing:
-            for entry in listing:
-                if entry.is_dir():
-                    pending.append(entry.path)
-                elif not (entry.name == "zarr.json" or entry.name.startswith(".") or is_partial(entry.name)):
-                    status = entry.stat()
-                    yield entry.path[prefix:], status.st_size, status.st_mtime_ns
-
-
 def _depth(names: list[str]) -> int:
     """The most parts of a name that leave at most `_MOST_GROUPS` different prefixes."""
     parts = [_parts(name) for name in names]
@@ -124,7 +111,7 @@ def _parts(name: str) -> list[str]:
     return name.replace(".", "/").split("/")
 
 
-def _group_digests(entries: list[tuple[str, int, int]], depth: int) -> dict[str, list[Any]]:
+def _group_digests(entries: list[Entry], depth: int) -> dict[str, list[Any]]:
     """Prefix -> [number of files, digest of their names, sizes and times]."""
     digests: dict[str, Any] = {}
     counts: Counter[str] = Counter()
@@ -136,7 +123,7 @@ def _group_digests(entries: list[tuple[str, int, int]], depth: int) -> dict[str,
     return {group: [counts[group], digest.hexdigest()] for group, digest in digests.items()}
 
 
-def _array_metadata_digest(folder: Path) -> str:
+def _array_metadata_digest(folder: Place) -> str:
     """Digest of how the array is stored; attributes, which viewers may change, are left out."""
     for name in ("zarr.json", ".zarray"):
         if (folder / name).is_file():

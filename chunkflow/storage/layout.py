@@ -15,7 +15,7 @@ gets tiny chunks; the plan warns of those.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
@@ -27,6 +27,7 @@ from chunkflow.geometry.box import Box, Triple, triple
 LONGEST_CHUNK = 64
 LONGEST_SHARD = 128
 _NOMINAL_STEP = 32
+ZSTD_LEVEL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class ArrayLayout:
     """3 for OME-Zarr 0.5, 2 for 0.4."""
     leading: tuple[int, ...] = ()
     """Lengths of axes before z (time, channel); no file spans two positions along them."""
+    level: int = field(default=ZSTD_LEVEL, compare=False)
+    """Of zstd, for what is written; arrays that differ in nothing else are read alike."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
@@ -72,6 +75,7 @@ def layout_for_core(
     *,
     chunk: Triple | None = None,
     shard: Triple | None = None,
+    level: int = ZSTD_LEVEL,
 ) -> ArrayLayout:
     """Chunks and shards that divide the cores of the blocks that write the array.
 
@@ -80,6 +84,7 @@ def layout_for_core(
     core : what one block writes along z, y, x; an axis it covers (core >= shape) is nominal.
     shape : the array.
     chunk, shard : what the user fixed instead of the largest chunk up to 64 and the largest shard up to 128.
+    level : of zstd.
 
     Raises
     ------
@@ -98,7 +103,7 @@ def layout_for_core(
         chunks.append(chunk_length)
         shards.append(shard_length)
     sharded = triple(tuple(shards)) if zarr_format == 3 else None
-    return ArrayLayout(shape, np.dtype(dtype).name, triple(tuple(chunks)), sharded, zarr_format)
+    return ArrayLayout(shape, np.dtype(dtype).name, triple(tuple(chunks)), sharded, zarr_format, level=level)
 
 
 def _nominal(length: int, unit: int | None) -> int:

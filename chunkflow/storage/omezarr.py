@@ -16,14 +16,13 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from chunkflow.errors import InputError, UsageError, nearest
+from chunkflow.errors import AccessError, InputError, UsageError, nearest
 from chunkflow.geometry.scale import Scale, um_per
-from chunkflow.storage.files import write_atomic
+from chunkflow.storage.files import remove_files, write_atomic
 from chunkflow.storage.hierarchy import (
     Attributes,
     Node,
@@ -34,7 +33,8 @@ from chunkflow.storage.hierarchy import (
     zarr_kind,
 )
 from chunkflow.storage.optics import Optics, ome_optics, sane_optics
-from chunkflow.storage.volume import Volume, local_path, open_array
+from chunkflow.storage.stores import Place, place_of
+from chunkflow.storage.volume import Volume, open_array
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class _Multiscale(_Foreign):
 
 
 def open_volume(
-    path: str | Path, *, channel: int | str | None = None, time: int | None = None, level: int = 0
+    path: str | Place, *, channel: int | str | None = None, time: int | None = None, level: int = 0
 ) -> Volume:
     """Open one level, channel and time point of an OME-Zarr image (0.4, 0.5 or bioformats2raw) for reading.
 
@@ -90,7 +90,7 @@ def open_volume(
     InputNotFoundError : if nothing is there.
     InputError : if it is not one image with a voxel size, or the choice is missing or not there.
     """
-    node = image_node(existing_node(local_path(path)))
+    node = image_node(existing_node(place_of(path)))
     volume = _level(node, channel, time, level)
     count, chosen = _count(volume, "c"), _position(volume, "c")
     return replace(volume, channel=_channel_names(node, count)[chosen], optics=_optics(node, count)[chosen])
@@ -103,7 +103,8 @@ def channel_of(volume: Volume, channel: int | str) -> Volume:
     ------
     InputError : the image has no such channel (the message lists those it has), or the array lies in no image.
     """
-    folder = next((parent for parent in Path(volume.path).parents if zarr_kind(parent) == "group"), None)
+    above: Sequence[Place] = place_of(volume.path).parents
+    folder = next((parent for parent in above if zarr_kind(parent) == "group"), None)
     if folder is None:
         raise InputError(f"{volume.path} lies in no OME-Zarr image", "Give the image, whose metadata name its channels")
     node, count = image_node(existing_node(folder)), _count(volume, "c")
@@ -148,7 +149,7 @@ def _optics(node: Node, channels: int) -> tuple[Optics, ...]:
         if found is not None:
             file, image = found
             return ome_optics(file.read_bytes(), image, channels, str(file))
-    except (OSError, InputError) as error:
+    except (OSError, InputError, AccessError) as error:  # some stores refuse what is not there
         log.warning("%s: no optics are read (%s)", node.path, error)
     return ({},) * channels
 
@@ -160,6 +161,7 @@ class ImageFacts:
     channels : their names, empty where they have none
     levels : finest first, each at the first channel and time point
     optics : what the image says of the optics of each channel
+    is_labels : whether it says that its voxels are ids of objects
     """
 
     path: str
@@ -167,22 +169,24 @@ class ImageFacts:
     times: int
     levels: tuple[Volume, ...]
     optics: tuple[Optics, ...]
+    is_labels: bool
 
 
-def image_facts(path: str | Path) -> ImageFacts:
+def image_facts(path: str | Place) -> ImageFacts:
     """What an OME-Zarr image holds; reads no voxel.
 
     Raises
     ------
     InputError : as `open_volume`.
     """
-    node = image_node(existing_node(local_path(path)))
+    node = image_node(existing_node(place_of(path)))
     count = len(_multiscale(node).datasets)
     opened = [_level(node, channel=0, time=0, level=level) for level in range(count)]
     channels = _count(opened[0], "c")
     names, optics = _channel_names(node, channels), _optics(node, channels)
     levels = tuple(replace(level, channel=names[0], optics=optics[0]) for level in opened)
-    return ImageFacts(str(node.path), tuple(names), _count(opened[0], "t"), levels, optics)
+    times = _count(opened[0], "t")
+    return ImageFacts(str(node.path), tuple(names), times, levels, optics, "image-label" in node.ome)
 
 
 def _multiscale(node: Node) -> _Multiscale:
@@ -291,7 +295,10 @@ def _channel_index(node: Node, channel: int | str | None, length: int | None) ->
     listed = ", ".join(f"{index} ({name})" if name else str(index) for index, name in enumerate(names))
     if channel is None:
         if count > 1:
-            raise InputError(f"{node.path} holds {count} channels: {listed}", "Choose one with channel: NAME or NUMBER")
+            raise InputError(
+                f"{node.path} holds {count} channels: {listed}",
+                "Choose one with channel: NAME or NUMBER below input: in the pipeline, or --set input.channel=NAME",
+            )
         return 0
     if isinstance(channel, str) and names.count(channel) == 1:
         return names.index(channel)
@@ -307,7 +314,11 @@ def _time_index(node: Node, time: int | None, length: int | None) -> int:
     count = length or 1
     if time is None:
         if count > 1:
-            raise InputError(f"{node.path} holds {count} time points: 0 to {count - 1}", "Choose one with time: NUMBER")
+            raise InputError(
+                f"{node.path} holds {count} time points: 0 to {count - 1}",
+                "Choose one with time: NUMBER below input: in the pipeline, or --set input.time=NUMBER, "
+                "or run each with time: all",
+            )
         return 0
     if not 0 <= time < count:
         raise InputError(f"{node.path} has no time point {time}", f"It holds 0 to {count - 1}")
@@ -320,19 +331,39 @@ class Channel:
 
     name: str
     window: tuple[float, float]
-    """Values shown as black and as full colour, also the range of the slider."""
+    """Values shown as black and as full colour."""
     color: str | None = None
     """RRGGBB; None for white where there is one channel, else for the next of a fixed list."""
+    limits: tuple[float, float] | None = None
+    """Ends of the slider, the least and the largest value; None for those of the window."""
+
+
+def shown_channels(path: str | Place) -> tuple[Channel, ...]:
+    """How viewers show the channels of an image, by its metadata; none where they say nothing that can be used."""
+    omero = image_node(existing_node(place_of(path))).ome.get("omero")
+    entries = omero.get("channels") if isinstance(omero, dict) else None
+    try:
+        return tuple(_shown(entry) for entry in entries or ())
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ()
+
+
+def _shown(entry: Attributes) -> Channel:
+    window = entry["window"]
+    low, high, least, largest = (float(window[name]) for name in ("start", "end", "min", "max"))
+    color = str(entry.get("color") or "FFFFFF").lstrip("#")
+    return Channel(str(entry.get("label") or ""), (low, high), color, (least, largest))
 
 
 def write_image_group(
-    path: str | Path,
+    path: str | Place,
     *,
     name: str,
     levels: Mapping[str, Scale],
     format: Format = "0.5",
     axes: str = "zyx",
     channels: Sequence[Channel] = (),
+    default_z: int = 0,
     labels: bool = False,
     optics: Sequence[Optics] = (),
 ) -> None:
@@ -343,6 +374,7 @@ def write_image_group(
     levels : subfolder -> scale of its voxels, finest first.
     axes : one letter per axis of the arrays, of t, c, z, y, x in this order.
     channels : how to show them; may be left out.
+    default_z : plane that viewers of planes show first.
     labels : whether the voxels are object ids of the image two folders up.
     optics : facts of each channel (see `storage.optics`), in an attribute of our own beside those of OME.
     """
@@ -356,7 +388,13 @@ def write_image_group(
         multiscale = {"version": format, **multiscale}
     ome: Attributes = {"multiscales": [multiscale]}
     if channels:
-        ome["omero"] = {"channels": [_omero(channel, i, len(channels)) for i, channel in enumerate(channels)]}
+        shown = [_omero(channel, i, len(channels)) for i, channel in enumerate(channels)]
+        model = "greyscale" if [entry["color"] for entry in shown] == ["FFFFFF"] else "color"
+        ome["omero"] = {
+            "name": name,
+            "channels": shown,
+            "rdefs": {"defaultT": 0, "defaultZ": default_z, "model": model},
+        }
     if labels:
         version = {"version": format} if format == "0.4" else {}
         ome["image-label"] = {**version, "source": {"image": "../../"}}
@@ -364,13 +402,13 @@ def write_image_group(
     write_group(path, ome, format=format, beside=own)
 
 
-def write_labels_group(path: str | Path, names: Sequence[str], *, format: Format = "0.5") -> None:
+def write_labels_group(path: str | Place, names: Sequence[str], *, format: Format = "0.5") -> None:
     """Write the metadata of a `labels` folder that lists the label images in it."""
     write_group(path, {"labels": list(names)}, format=format)
 
 
 def write_group(
-    path: str | Path,
+    path: str | Place,
     ome: Attributes | None = None,
     *,
     format: Format = "0.5",
@@ -384,7 +422,7 @@ def write_group(
     beside : attributes that are none of OME's.
     """
     _check_format(format)
-    folder = local_path(path)
+    folder = place_of(path)
     if format == "0.5":
         attributes = {**({"ome": {"version": format, **ome}} if ome else {}), **(beside or {})}
         write_atomic(folder / "zarr.json", _json({"zarr_format": 3, "node_type": "group", "attributes": attributes}))
@@ -393,8 +431,7 @@ def write_group(
         write_atomic(folder / ".zgroup", _json({"zarr_format": 2}))
         write_atomic(folder / ".zattrs", _json({**(ome or {}), **(beside or {})}))
         others = ("zarr.json",)
-    for name in others:
-        (folder / name).unlink(missing_ok=True)
+    remove_files(folder, others)
 
 
 def _check_format(format: str) -> None:
@@ -426,10 +463,14 @@ def _dataset(subfolder: str, scale: Scale, axes: str) -> Attributes:
 
 def _omero(channel: Channel, index: int, count: int) -> Attributes:
     low, high = channel.window
+    least, largest = channel.limits or channel.window
     color = channel.color or ("FFFFFF" if count == 1 else _COLORS[index % len(_COLORS)])
     return {
         "label": channel.name,
         "color": color,
         "active": True,
-        "window": {"min": low, "max": high, "start": low, "end": high},
+        "coefficient": 1.0,
+        "family": "linear",
+        "inverted": False,
+        "window": {"min": least, "max": largest, "start": low, "end": high},
     }

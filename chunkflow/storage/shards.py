@@ -7,18 +7,20 @@ other array is left to zarr.
     file    | chunk | chunk | ...  | index: offset and size of every chunk (8 + 8 bytes), crc32c of that (4 bytes) |
 
 A chunk, or a file, that is absent holds the fill value; in the index both numbers are then 2^64 - 1. Checksums are
-verified, so that damage raises and never reads as data.
+verified, so that damage raises and never reads as data. Of an object store the index and the chunks that are wanted are
+asked for, chunks that lie close together in one request, and several shards at once.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import google_crc32c
 import numpy as np
@@ -28,10 +30,76 @@ from numpy.typing import NDArray
 
 from chunkflow.errors import IntegrityError
 from chunkflow.geometry.box import Box, Triple, triple
+from chunkflow.storage.connections import at_once
+from chunkflow.storage.stores import ObjectPath, Place, place_of
 
+Part = tuple[int, int]
+"""Offset and size of bytes in a file."""
+
+CLOSE_BYTES = 128 * 2**10
+"""Gap between chunks of an object over which one request is cheaper than two: about 2 ms at 500 Mbit/s."""
 ABSENT = 2**64 - 1
 CRC_BYTES = 4
 _ZSTD = Zstd()
+
+
+class _File(Protocol):
+    """A file or an object that is there."""
+
+    def whole(self) -> bytes:
+        """All of it."""
+
+    def end(self, size: int) -> tuple[bytes, int]:
+        """The last bytes, and the length of the file."""
+
+    def parts(self, parts: Sequence[Part]) -> list[bytes]:
+        """Bytes of some parts inside the file."""
+
+
+class _LocalFile:
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def whole(self) -> bytes:
+        return os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+
+    def end(self, size: int) -> tuple[bytes, int]:
+        length = os.fstat(self._descriptor).st_size
+        return os.pread(self._descriptor, size, max(0, length - size)), length
+
+    def parts(self, parts: Sequence[Part]) -> list[bytes]:
+        return [os.pread(self._descriptor, size, offset) for offset, size in parts]
+
+
+class _Object:
+    def __init__(self, path: ObjectPath) -> None:
+        self._path = path
+
+    def whole(self) -> bytes:
+        return self._path.read_bytes()
+
+    def end(self, size: int) -> tuple[bytes, int]:
+        return self._path.read_end(size)
+
+    def parts(self, parts: Sequence[Part]) -> list[bytes]:
+        found: dict[Part, bytes] = {}
+        for span in _spans(parts):
+            start, stop = span[0][0], max(offset + size for offset, size in span)
+            content = self._path.read_range(start, stop - start)
+            found |= {(o, n): content[o - start : o - start + n] for o, n in span}
+        return [found[part] for part in parts]
+
+
+def _spans(parts: Sequence[Part]) -> list[list[Part]]:
+    """Parts by offset, those that lie close together side by side."""
+    spans: list[list[Part]] = []
+    stop = 0
+    for offset, size in sorted(parts):
+        if not spans or offset > stop + CLOSE_BYTES:
+            spans.append([])
+        spans[-1].append((offset, size))
+        stop = max(stop, offset + size)
+    return spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +110,7 @@ class ShardReader:
     separator : of the parts of a file's name
     """
 
-    path: str
+    folder: Place
     shape: Triple
     dtype: np.dtype[Any]
     fill: Any
@@ -57,31 +125,44 @@ class ShardReader:
         Raises
         ------
         IntegrityError : a file is damaged.
-        OSError : a file cannot be read.
+        OSError, StoreError : a file or an object cannot be read.
         """
         out = np.full(box.shape, self.fill, self.dtype.newbyteorder("="))
-        for position, inside in _meeting(box, self.shard):
-            name = self.separator.join(("c", *map(str, position)))
-            try:
-                file = os.open(Path(self.path, name), os.O_RDONLY)
-            except FileNotFoundError:
-                continue
-            try:
-                self._read_file(file, name, position, inside, box, out)
-            finally:
-                os.close(file)
+        folder, files = self.folder, list(_meeting(box, self.shard))
+        if isinstance(folder, ObjectPath):
+            at_once(lambda file: self._read_object(folder, *file, box, out), files)
+        else:
+            for position, inside in files:
+                self._read_local(folder, position, inside, box, out)
         return out
 
-    def _read_file(self, file: int, name: str, position: Triple, inside: Box, box: Box, out: NDArray[Any]) -> None:
+    def _read_local(self, folder: Path, position: Triple, inside: Box, box: Box, out: NDArray[Any]) -> None:
+        name = self._name(position)
+        try:
+            file = os.open(folder / name, os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            self._read_file(_LocalFile(file), name, position, inside, box, out)
+        finally:
+            os.close(file)
+
+    def _read_object(self, folder: ObjectPath, position: Triple, inside: Box, box: Box, out: NDArray[Any]) -> None:
+        name = self._name(position)
+        with suppress(FileNotFoundError):  # and no other error: see `storage/retry.py`
+            self._read_file(_Object(folder / name), name, position, inside, box, out)
+
+    def _name(self, position: Triple) -> str:
+        return self.separator.join(("c", *map(str, position)))
+
+    def _read_file(self, file: _File, name: str, position: Triple, inside: Box, box: Box, out: NDArray[Any]) -> None:
         start = triple(tuple(p * n for p, n in zip(position, self.shard, strict=True)))
-        counts = triple(tuple(s // c for s, c in zip(self.shard, self.chunk, strict=True)))
-        length = os.fstat(file).st_size
-        index = self._index(file, name, length, prod(counts)) if self.is_sharded else np.array([[0, length]], np.uint64)
-        for place, part in _meeting(inside.relative_to(start), self.chunk):
-            offset, size = (int(v) for v in index[int(np.ravel_multi_index(place, counts))])
-            if offset == ABSENT and size == ABSENT:
+        places = list(_meeting(inside.relative_to(start), self.chunk))
+        wanted = self._chunks(file, name, [place for place, _ in places])
+        for (place, part), content in zip(places, wanted, strict=True):
+            if content is None:
                 continue
-            chunk = self._chunk(os.pread(file, size, offset) if offset + size <= length else b"", size, name)
+            chunk = self._chunk(*content, name)
             first = triple(tuple(p * n for p, n in zip(place, self.chunk, strict=True)))
             here = part.relative_to(first)
             there = Box(
@@ -90,16 +171,28 @@ class ShardReader:
             ).relative_to(box.start)
             out[there.slices] = chunk[here.slices]
 
+    def _chunks(self, file: _File, name: str, places: Sequence[Triple]) -> list[tuple[bytes, int] | None]:
+        """Bytes of chunks, and how many they should be; None for those that are absent."""
+        if not self.is_sharded:
+            content = file.whole()
+            return [(content, len(content))]
+        counts = triple(tuple(s // c for s, c in zip(self.shard, self.chunk, strict=True)))
+        index, length = self._index(file, name, prod(counts))
+        asked = [(int(index[i, 0]), int(index[i, 1])) for i in (int(np.ravel_multi_index(p, counts)) for p in places)]
+        inside = [part for part in asked if part[0] + part[1] <= length]
+        read = dict(zip(inside, file.parts(inside), strict=True))
+        return [None if part == (ABSENT, ABSENT) else (read.get(part, b""), part[1]) for part in asked]
+
     @staticmethod
-    def _index(file: int, name: str, length: int, count: int) -> NDArray[np.uint64]:
-        """(chunks, 2) offset and size of every chunk of a shard."""
+    def _index(file: _File, name: str, count: int) -> tuple[NDArray[np.uint64], int]:
+        """(chunks, 2) offset and size of every chunk of a shard, and the length of the file."""
         size = 16 * count + CRC_BYTES
-        content = os.pread(file, size, length - size) if length >= size else b""
+        content, length = file.end(size)
         if len(content) != size or google_crc32c.value(content[:-CRC_BYTES]) != int.from_bytes(
             content[-CRC_BYTES:], "little"
         ):
             raise IntegrityError(f"the index of {name} is damaged", "Restore the file, or compute it again")
-        return np.frombuffer(content, "<u8", 2 * count).reshape(count, 2)
+        return np.frombuffer(content, "<u8", 2 * count).reshape(count, 2), length
 
     def _chunk(self, content: bytes, size: int, name: str) -> NDArray[Any]:
         """The voxels of a chunk."""
@@ -117,7 +210,7 @@ class ShardReader:
         return np.frombuffer(plain, self.dtype).reshape(self.chunk)
 
 
-def shard_reader(array: zarr.Array[Any], path: str) -> ShardReader | None:
+def shard_reader(array: zarr.Array[Any], folder: str | Place) -> ShardReader | None:
     """A reader for an array, or None where it is not one of those that are read here, by its metadata."""
     metadata: Mapping[str, Any] = array.metadata.to_dict()
     if metadata["zarr_format"] != 3 or array.ndim != 3 or array.dtype.kind not in "biuf":
@@ -134,7 +227,7 @@ def shard_reader(array: zarr.Array[Any], path: str) -> ShardReader | None:
     if not _is_chain(codecs, "zstd") or not codecs[1]["configuration"].get("checksum"):
         return None
     return ShardReader(
-        path=path,
+        folder=place_of(folder),
         shape=triple(array.shape),
         dtype=np.dtype(array.dtype).newbyteorder("<"),
         fill=array.fill_value,

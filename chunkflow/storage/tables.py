@@ -22,7 +22,8 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from chunkflow.errors import InputNotFoundError, UsageError
-from chunkflow.storage.files import atomic_path
+from chunkflow.storage.files import atomic_path, local_copy
+from chunkflow.storage.stores import Place, place_of
 
 UNITS = {"um": "um", "um2": "um^2", "um3": "um^3", "vox": "voxel"}
 """By the last word of a column's name."""
@@ -34,7 +35,7 @@ CSV_ROWS = 10**6
 """From this many rows on no CSV is written: spreadsheets end there."""
 
 
-def write_table(folder: str | Path, name: str, columns: Mapping[str, NDArray[Any]]) -> None:
+def write_table(folder: str | Place, name: str, columns: Mapping[str, NDArray[Any]]) -> None:
     """Write `folder/name.parquet`, and `folder/name.csv` below 10^6 rows.
 
     Parameters
@@ -50,15 +51,15 @@ def write_table(folder: str | Path, name: str, columns: Mapping[str, NDArray[Any
     write_table_parts(folder, name, [columns])
 
 
-def write_table_parts(folder: str | Path, name: str, parts: Iterable[Mapping[str, NDArray[Any]]]) -> None:
+def write_table_parts(folder: str | Place, name: str, parts: Iterable[Mapping[str, NDArray[Any]]]) -> None:
     """`write_table` of rows that come in parts, at least one, all with the same columns."""
-    path, csv = (Path(folder, f"{name}.{ending}") for ending in ("parquet", "csv"))
+    path, csv = (place_of(folder) / f"{name}.{ending}" for ending in ("parquet", "csv"))
     with atomic_path(path) as partial:
         rows = _write_groups(partial, (_table(name, columns) for columns in parts))
     if rows >= CSV_ROWS:
         csv.unlink(missing_ok=True)  # of an earlier, shorter table
         return
-    with atomic_path(csv) as partial, pa.parquet.ParquetFile(path) as file:
+    with atomic_path(csv) as partial, local_copy(path) as rows_of, pa.parquet.ParquetFile(rows_of) as file:
         options = pa.csv.WriteOptions(quoting_style="needed")
         with pa.csv.CSVWriter(partial, file.schema_arrow, write_options=options) as writer:
             for batch in file.iter_batches(GROUP_ROWS):
@@ -89,18 +90,19 @@ def _table(name: str, columns: Mapping[str, NDArray[Any]]) -> pa.Table:
     return pa.table(arrays, pa.schema([_field(header, values) for header, values in arrays.items()]))
 
 
-def read_table(folder: str | Path, name: str) -> pd.DataFrame:
+def read_table(folder: str | Place, name: str) -> pd.DataFrame:
     """The table that `write_table` wrote.
 
     Raises
     ------
     InputNotFoundError : if it is not there.
     """
-    return pd.read_parquet(_existing(folder, name))
+    with local_copy(_existing(folder, name)) as path:
+        return pd.read_parquet(path)
 
 
 def read_rows(
-    folder: str | Path,
+    folder: str | Place,
     name: str,
     *,
     objects: int | Collection[int] | NDArray[np.uint64] | None = None,
@@ -117,12 +119,13 @@ def read_rows(
     if box_um is not None:
         for axis, low, high in zip("zyx", *box_um.tolist(), strict=True):
             keep &= (pa.compute.field(f"{axis}_um") >= low) & (pa.compute.field(f"{axis}_um") <= high)
-    rows: pd.DataFrame = pa.parquet.read_table(_existing(folder, name), filters=keep).to_pandas()
+    with local_copy(_existing(folder, name)) as path:
+        rows: pd.DataFrame = pa.parquet.read_table(path, filters=keep).to_pandas()
     return rows
 
 
-def _existing(folder: str | Path, name: str) -> Path:
-    path = Path(folder, f"{name}.parquet")
+def _existing(folder: str | Place, name: str) -> Place:
+    path = place_of(folder) / f"{name}.parquet"
     if not path.is_file():
         raise InputNotFoundError(
             f"{path} does not exist",

@@ -6,70 +6,83 @@ alignment are checked here, and every opening goes through `open_array`. Every a
 flipped bits the default codecs pass 142 as data, a zstd checksum passes none.
 
 An *absent* file still reads as the fill value: existence is checked with `objects_of`, `object_sizes` and
-`missing_chunks`, against what the journal says was written. Local file systems only for now.
+`inventory.missing_chunks`, against what the journal says was written. Arrays lie in local folders or in object stores
+(`storage/stores.py`).
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.codecs import ZstdCodec
 from zarr.core.array_spec import ArrayConfigParams
+from zarr.core.buffer import Buffer
 from zarr.errors import ContainsArrayError
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
 
-from chunkflow.errors import InputError, InputNotFoundError, IntegrityError, PlanError, UsageError
+from chunkflow.errors import (
+    InputError,
+    InputNotFoundError,
+    IntegrityError,
+    PlanError,
+    StoreError,
+    UsageError,
+)
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.scale import Scale
-from chunkflow.storage.files import disk_full_reported, object_sizes
+from chunkflow.storage.files import disk_full_reported, object_sizes, remove_files, write_atomic
 from chunkflow.storage.layout import ArrayLayout, check_aligned, file_positions, layout_for_core, objects_of
 from chunkflow.storage.optics import Optics
 from chunkflow.storage.shards import shard_reader
+from chunkflow.storage.stores import ObjectPath, Place, place_of
+from chunkflow.storage.zarr_store import ObjectsStore
 
 __all__ = [
     "ArrayLayout",
     "Volume",
     "create_array",
+    "file_key",
+    "holds_array",
     "layout_for_core",
     "local_path",
-    "missing_chunks",
     "object_sizes",
     "objects_of",
     "open_array",
     "open_store",
+    "restore_metadata",
 ]
 
-_ZSTD_LEVEL = 3
-_ZSTD_2: dict[str, Any] = {"id": "zstd", "level": _ZSTD_LEVEL, "checksum": True}
 _WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
 
 Index: TypeAlias = int | slice
 
 
 def local_path(location: str | Path) -> Path:
-    """The folder that a location names.
+    """The folder that a location names, for what only reads and writes local files.
 
     Raises
     ------
-    InputError : for a URL, which cannot be opened yet.
+    InputError : for a URL.
     """
-    text = str(location).removeprefix("file://")
-    if "://" in text:
-        raise InputError(
-            f"{location} is a URL; only local folders can be opened", "Copy or mount it, and give its path"
-        )
-    return Path(text)
+    place = place_of(location)
+    if isinstance(place, ObjectPath):
+        raise InputError(f"{place} is a URL; only local folders will do here", "Copy or mount it, and give its path")
+    return place
 
 
-def open_store(location: str | Path, *, read_only: bool = True) -> LocalStore:
-    """The zarr store at a location: the one place that decides what kinds of location there are."""
-    return LocalStore(local_path(location), read_only=read_only)
+def open_store(location: str | Place, *, read_only: bool = True) -> LocalStore | ObjectsStore:
+    """The zarr store at a location."""
+    place = place_of(location)
+    if isinstance(place, ObjectPath):
+        return ObjectsStore(place, read_only=read_only)
+    return LocalStore(place, read_only=read_only)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,14 +102,16 @@ class Volume:
     """Name of the channel chosen, empty where it has none. Filled on opening an image, and not pickled."""
     optics: Optics = field(default_factory=dict)
     """What the image says of the optics of that channel (see `storage.optics`). As `channel`."""
+    window: Box | None = None
+    """The part of the array that this is, in voxels of the array, None for all of it; only to be read."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self.scale, self.axes, self.at, self.array.read_only)
+        return _reopen, (self.path, self.scale, self.axes, self.at, self.array.read_only, self.window)
 
     @property
     def shape(self) -> Triple:
         """Voxels along z, y, x; a plane has one along z."""
-        return self._spatial(self.array.shape)
+        return self._spatial(self.array.shape) if self.window is None else self.window.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -121,6 +136,17 @@ class Volume:
             tuple(n for n, letter in zip(self.array.shape, self.axes, strict=True) if letter not in "zyx"),
         )
 
+    def cropped(self, box: Box) -> Volume:
+        """The voxels of a box as a volume of its own, whose voxel 0 is the first of the box; nothing is copied.
+
+        Raises
+        ------
+        InputError : if the box is not inside the volume.
+        """
+        if not self.box.contains(box) or box.size == 0:
+            raise InputError(f"box {box} reaches outside the volume of shape {self.shape}", "Clip it to the volume")
+        return replace(self, scale=self.scale.moved(box.start), window=self._in_array(box))
+
     def read(self, box: Box) -> NDArray[Any]:
         """Voxels of `box`, shape `box.shape`. Absent files read as the fill value.
 
@@ -128,6 +154,7 @@ class Volume:
         ------
         InputError : if the box is not inside the volume.
         IntegrityError : if a file is damaged.
+        StoreError : if an object store does not give it out; that is never read as fill.
         """
         if not self.box.contains(box):
             raise InputError(f"box {box} reaches outside the volume of shape {self.shape}", "Clip it to the volume")
@@ -136,9 +163,9 @@ class Volume:
         reader = None if self.at or self.axes != "zyx" else shard_reader(self.array, self.path)
         try:
             if reader is not None:
-                return reader.read(box)
-            stored = np.asarray(self.array[self._selection(box)])
-        except (MemoryError, KeyboardInterrupt):
+                return reader.read(self._in_array(box))
+            stored = np.asarray(self.array[self._selection(self._in_array(box))])
+        except (MemoryError, KeyboardInterrupt, StoreError):
             raise
         except Exception as error:  # codecs raise whatever they like, RuntimeError and ValueError among them
             damaged = "The file is damaged: restore it, or compute it again"
@@ -154,6 +181,8 @@ class Volume:
         PlanError : if the box leaves the volume or cuts through a file, or shape or dtype of `data` differ.
         DiskFullError : if no space is left.
         """
+        if self.window is not None:
+            raise PlanError(f"a part of {self.path} is opened, which is only to be read", "Write to the whole array")
         check_aligned(self.layout, box)
         self._check_leading()
         if data.shape != box.shape or data.dtype != self.dtype:
@@ -163,9 +192,11 @@ class Volume:
             )
         stored = self._from_zyx(data)
         with disk_full_reported(self.path):
+            # Where a file reaches beyond the volume zarr keeps what is there, which may be another file's.
+            self._remove_files(box, overhanging=True)
             try:
                 self.array[self._selection(box)] = stored
-            except OSError:
+            except (OSError, StoreError):
                 raise
             except Exception:  # zarr reads a shard before it replaces it, and a damaged one cannot be read
                 self._remove_files(box)
@@ -181,9 +212,18 @@ class Volume:
             if letter not in "zyx" and min(length, size) > 1:
                 raise PlanError(f"a file of {self.path} spans {length} positions along {letter}", "Use chunks of one")
 
-    def _remove_files(self, box: Box) -> None:
-        for position in file_positions(self.layout.write_unit, box):
-            Path(self.path, _key(self, position)).unlink(missing_ok=True)
+    def _remove_files(self, box: Box, *, overhanging: bool = False) -> None:
+        unit = self.layout.write_unit
+        positions = [
+            at
+            for at in file_positions(unit, box)
+            if not overhanging or any((p + 1) * u > n for p, u, n in zip(at, unit, self.shape, strict=True))
+        ]
+        remove_files(self.path, [file_key(self, position) for position in positions])
+
+    def _in_array(self, box: Box) -> Box:
+        """The same voxels in coordinates of the array."""
+        return box if self.window is None else box.relative_to(triple(tuple(-n for n in self.window.start)))
 
     def _selection(self, box: Box) -> tuple[Index, ...]:
         slices = dict(zip("zyx", box.slices, strict=True))
@@ -209,8 +249,13 @@ class Volume:
         return kept.transpose([known.index(letter) for letter in order])
 
 
+def holds_array(folder: Place) -> bool:
+    """Whether there is a zarr array."""
+    return any((folder / name).is_file() for name in ("zarr.json", ".zarray"))
+
+
 def open_array(
-    path: str | Path, scale: Scale, *, axes: str | None = "zyx", at: tuple[int, ...] = (), read_only: bool = False
+    path: str | Place, scale: Scale, *, axes: str | None = "zyx", at: tuple[int, ...] = (), read_only: bool = False
 ) -> Volume:
     """Open one array folder as a Volume.
 
@@ -224,11 +269,13 @@ def open_array(
     InputNotFoundError : if there is no such array.
     InputError : if its axes are not those named.
     """
-    folder = local_path(path)
-    if not any((folder / name).is_file() for name in ("zarr.json", ".zarray")):
+    folder = place_of(path)
+    if not holds_array(folder):
         raise InputNotFoundError(f"{path} is not a zarr array", "Check the path")
     try:
         array = zarr.open_array(open_store(folder, read_only=read_only), mode="r" if read_only else "r+")
+    except StoreError:
+        raise
     except Exception as error:  # zarr raises ValueError, KeyError and its own kinds for metadata it cannot use
         raise InputError(f"{path} cannot be opened as a zarr array ({error})", "Check its metadata") from error
     if axes is None:
@@ -241,11 +288,13 @@ def open_array(
     return Volume(array.with_config(_WRITE_ALL), str(folder), axes, at, scale)
 
 
-def _reopen(path: str, scale: Scale, axes: str, at: tuple[int, ...], read_only: bool) -> Volume:
-    return open_array(path, scale, axes=axes, at=at, read_only=read_only)
+def _reopen(
+    path: str, scale: Scale, axes: str, at: tuple[int, ...], read_only: bool, window: Box | None = None
+) -> Volume:
+    return replace(open_array(path, scale, axes=axes, at=at, read_only=read_only), window=window)
 
 
-def create_array(path: str | Path, layout: ArrayLayout, scale: Scale, *, axes: str = "zyx") -> Volume:
+def create_array(path: str | Place, layout: ArrayLayout, scale: Scale, *, axes: str = "zyx") -> Volume:
     """Create an array of zeros that holds no file yet, or open the one that is there.
 
     Any number of processes may call this for one path at once: the metadata they write are the same bytes.
@@ -254,16 +303,26 @@ def create_array(path: str | Path, layout: ArrayLayout, scale: Scale, *, axes: s
     ------
     UsageError : if an array of another layout is there.
     """
-    folder = local_path(path)
+    folder = place_of(path)
     with disk_full_reported(folder), suppress(ContainsArrayError):  # of an earlier run, or another process just now
-        _create(folder, layout, axes)
+        _create(open_store(folder, read_only=False), layout, axes)
     found = open_array(folder, scale, axes=axes, at=(0,) * len(layout.leading))
     if found.layout != layout:
         raise UsageError(f"{path} holds an array of another layout ({found.layout})", "Write to a fresh output")
     return found
 
 
-def _create(folder: Path, layout: ArrayLayout, axes: str) -> None:
+def restore_metadata(path: str | Place, layout: ArrayLayout, *, axes: str = "zyx") -> None:
+    """Write the metadata of an array anew where they are not what `create_array` writes: damaged, or edited."""
+    name = "zarr.json" if layout.zarr_format == 3 else ".zarray"
+    written: dict[str, Buffer] = {}
+    _create(MemoryStore(written), layout, axes)
+    wanted, file = written[name].to_bytes(), place_of(path) / name
+    if not file.is_file() or file.read_bytes() != wanted:
+        write_atomic(file, wanted)
+
+
+def _create(store: Store, layout: ArrayLayout, axes: str) -> None:
     ones = (1,) * len(layout.leading)
     common: dict[str, Any] = {
         "shape": layout.full_shape,
@@ -272,12 +331,11 @@ def _create(folder: Path, layout: ArrayLayout, axes: str) -> None:
         "fill_value": 0,
         "config": _WRITE_ALL,
     }
-    store = open_store(folder, read_only=False)
     if layout.zarr_format == 2:
         zarr.create_array(
             store,
             zarr_format=2,
-            compressors=_ZSTD_2,
+            compressors=_zstd_2(layout.level),
             chunk_key_encoding={"name": "v2", "separator": "/"},
             **common,
         )
@@ -286,19 +344,18 @@ def _create(folder: Path, layout: ArrayLayout, axes: str) -> None:
         store,
         zarr_format=3,
         shards=(*ones, *layout.shard) if layout.shard else None,  # the index of a shard carries a crc32c by default
-        compressors=[ZstdCodec(level=_ZSTD_LEVEL, checksum=True)],
+        compressors=[ZstdCodec(level=layout.level, checksum=True)],
         dimension_names=tuple(axes),
         **common,
     )
 
 
-def missing_chunks(volume: Volume) -> int:
-    """How many files of the volume (at its channel and time) are absent or empty: their voxels read as fill."""
-    names = [_key(volume, position) for position in file_positions(volume.layout.write_unit, volume.box)]
-    return sum(not size for size in object_sizes(volume.path, names))
+def _zstd_2(level: int) -> dict[str, Any]:
+    """The codec as zarr 2 names it."""
+    return {"id": "zstd", "level": level, "checksum": True}
 
 
-def _key(volume: Volume, position: Triple) -> str:
+def file_key(volume: Volume, position: Triple) -> str:
     """Name of the file at a grid position, in whatever way the array encodes it."""
     spatial = dict(zip("zyx", position, strict=True))
     lengths = volume.array.shards or volume.array.chunks

@@ -135,8 +135,9 @@ def differences(result: Result, expected: Result) -> list[str]:
 
     How arrays are cut into files may differ, `run/` and `report.html` are not looked at.
     """
-    found = _array_differences(_arrays(result.path), _arrays(expected.path))
-    ours, theirs = _files(result.path), _files(expected.path)
+    mine, others = Path(str(result.path)), Path(str(expected.path))
+    found = _array_differences(_arrays(mine), _arrays(others))
+    ours, theirs = _files(mine), _files(others)
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in ours or name not in theirs:
             found.append(f"{name} is only in {'the second' if name in theirs else 'the first'}")

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'chunkflow-engine[models]'")
 
 import chunkflow as cf  # noqa: E402
-from chunkflow.errors import ModelError  # noqa: E402
+from chunkflow.errors import IncompleteError, ModelError  # noqa: E402
 from chunkflow.models.model import Stated  # noqa: E402
 from chunkflow.run.status import status  # noqa: E402
 from chunkflow.storage.volume import Volume  # noqa: E402
@@ -65,11 +65,11 @@ def plan(path: str, volume: Volume, out: Path) -> cf.Plan:
     return pipeline.plan(volume, out, block=(16, 16, 16))
 
 
-def test_nan_in_the_last_patch_ends_the_run_which_then_is_not_complete_and_goes_on_with_a_sound_network(
+def test_nan_in_the_last_patch_sets_its_block_aside_and_the_run_goes_on_with_a_sound_network(
     tmp_path: Path, volume: Volume
 ) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ModelError, match="NaN or infinity"):
+    with pytest.raises(IncompleteError, match="NaN or infinity"):
         plan(exported(Root(), tmp_path / "root.pt2"), volume, out).run(on="serial")
     assert status(out).state != "complete"
     assert not (out / "image.ome.zarr").exists()

@@ -1,13 +1,17 @@
 """The journal survives being cut or damaged anywhere: what is read is always a prefix of what was written."""
 
+import errno
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chunkflow.run.journal import Journal, PassState
+from chunkflow.errors import DiskFullError, IntegrityError
+from chunkflow.run.journal import RESERVE_BYTES, Journal, PassState
+from chunkflow.run.segments import journal_line
 
 EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("start", {"time": 1.5, "epoch": 1, "kind": "cpu"}),
@@ -145,6 +149,129 @@ def test_a_unit_set_aside_and_done_later_is_no_longer_set_aside(tmp_path: Path) 
     assert set(_written(tmp_path / "later.jsonl", 5).state("aa").failed) == set()
 
 
+def test_a_run_that_was_killed_is_in_doubt_until_one_after_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    seen = []
+    for code in (0, None, None, 130, 1, 0, 1):  # None: killed
+        journal = Journal.open(path)
+        journal.append("start", time=0.0, epoch=1)
+        if code is not None:
+            journal.append("end", time=1.0, code=code)
+        journal.close()
+        seen.append(Journal.read(path).unclean_session)
+    assert seen == [None, 2, 2, 2, 2, None, None]
+
+
+def test_a_line_with_a_checksum_that_is_no_json_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_bytes(journal_line("no JSON"))
+    with pytest.raises(IntegrityError, match="means nothing here.*no JSON"):
+        Journal.read(tmp_path / "journal.jsonl")
+
+
 def test_a_lost_unit_makes_its_pass_unfinished(tmp_path: Path) -> None:
     assert _written(tmp_path / "a.jsonl", 7).state("aa").finished
     assert not _written(tmp_path / "b.jsonl", 8).state("aa").finished
+
+
+# Publishing, more than once.
+
+
+def _publishing(path: Path, *events: tuple[str, dict[str, str]]) -> Journal:
+    journal = Journal.open(path)
+    for event, arrays in events:
+        journal.append(event, arrays=arrays, passes={}) if event == "published" else journal.append(
+            event, arrays=arrays
+        )
+    journal.close()
+    return Journal.read(path)
+
+
+def test_what_a_publishing_may_have_replaced_is_not_what_was_there_whatever_is_published_next(tmp_path: Path) -> None:
+    a, b, c = {"image/0": "a", "mask/0": "a"}, {"image/0": "b", "mask/0": "b"}, {"image/0": "c"}
+    path = tmp_path / "journal.jsonl"
+    found = _publishing(path, ("published", a), ("publishing", b), ("publishing", c))
+    assert found.locations == {"image/0": "c"}  # the mask is a's or b's: nobody knows
+    assert _publishing(path, ("published", a)).locations == a
+
+
+def test_what_two_settings_share_stays_through_publishing(tmp_path: Path) -> None:
+    a, b = {"image/0": "a", "mask/0": "a"}, {"image/0": "a", "mask/0": "b"}
+    found = _publishing(tmp_path / "journal.jsonl", ("published", a), ("publishing", b), ("publishing", {}))
+    assert found.locations == {"image/0": "a"}
+
+
+# Lines that this program did not write.
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"event": "published", "arrays": {"a": "b"}},
+        {"event": "published", "arrays": 3, "passes": {}},
+        {"event": "publishing", "arrays": {"a": 1}},
+        {"event": "unit", "pass": "aa", "unit": 0},
+        {"event": "unit", "pass": "aa", "unit": "0", "objects": [], "record": 1},
+        {"event": "unit", "pass": "aa", "unit": True, "objects": [], "record": 1},
+        {"event": "unit", "pass": "aa", "unit": 0, "objects": ["1"], "record": 1},
+        {"event": "unit", "pass": "aa", "unit": 0, "objects": [1], "record": 1, "stamp": 1.5},
+        {"event": "unit", "pass": ["aa"], "unit": 0, "objects": [1], "record": 1},
+        {"event": "dropped", "pass": "aa"},
+        {"event": "end"},
+        {"event": "reset"},
+        {},
+        [],
+        "unit",
+    ],
+)
+def test_a_line_of_another_program_is_refused_by_name(line: Any, tmp_path: Path) -> None:
+    text = json.dumps(line).encode()
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b"%08x %s\n" % (zlib.crc32(text), text))
+    for read in (Journal.read, Journal.open):
+        with pytest.raises(IntegrityError, match="journal.jsonl has a line.*--restart"):
+            read(path)
+
+
+# A full disk.
+
+
+def test_the_last_words_are_written_with_the_space_that_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = _written(path, 3)
+    whole = path.read_bytes()
+    assert (tmp_path / "reserve").stat().st_size == RESERVE_BYTES
+    write = os.write
+
+    def full(file: int, content: bytes) -> int:
+        if (tmp_path / "reserve").exists():  # half of it still found a place
+            write(file, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, content)
+
+    monkeypatch.setattr(os, "write", full)
+    journal = Journal.open(path)
+    journal.append("end", time=1.0, code=4)
+    journal.close()
+    assert not (tmp_path / "reserve").exists()
+    assert path.read_bytes().startswith(whole)
+    assert Journal.read(path).ended == {"event": "end", "time": 1.0, "code": 4}
+
+
+def test_a_disk_without_any_space_is_said_to_be_full_and_tears_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    _written(path, 3)
+    whole = path.read_bytes()
+    journal = Journal.open(path)
+
+    def full(file: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(DiskFullError, match="same command"):
+        journal.append("end", time=1.0, code=4)
+    journal.close()
+    assert path.read_bytes() == whole

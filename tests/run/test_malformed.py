@@ -49,9 +49,9 @@ def command(voxels: NDArray[Any], folder: Path, kind: str, *more: str) -> Result
     )
 
 
-def refused(result: Result, folder: Path, *words: str) -> None:
-    """Exit code 2, one sentence with these words, nothing that looks like a result."""
-    assert result.exit_code == 2, result.output
+def refused(result: Result, folder: Path, *words: str, code: int = 2) -> None:
+    """An exit code, one sentence with these words, nothing that looks like a result."""
+    assert result.exit_code == code, result.output
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     for word in words:
         assert word in line, line
@@ -70,7 +70,7 @@ def assert_nothing_is_published(out: Path) -> None:
 def test_a_negative_label_is_named_with_its_value_and_nothing_is_published(dtype: str, tmp_path: Path) -> None:
     labels = np.ones(SHAPE, dtype)
     labels[7, 8, 9] = -3
-    refused(command(labels, tmp_path, "labels"), tmp_path, "negative", "-3", "Labels are 0 or more")
+    refused(command(labels, tmp_path, "labels"), tmp_path, "negative", "-3", "Labels are 0 or more", code=3)
 
 
 def test_a_negative_label_that_is_nodata_or_outside_the_mask_is_no_label(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ def test_a_halo_of_a_chain_is_the_sum_of_those_of_its_steps() -> None:
     assert wanted == {"input": Box((13, 13, 13), (47, 47, 47))}
 
 
-def test_auto_takes_the_largest_cube_that_fits_and_says_when_none_does(
+def test_auto_takes_smaller_blocks_for_less_memory_and_says_when_none_fits(
     demo_pipeline: Callable[..., cf.Pipeline], demo_volume: Path, tmp_path: Path
 ) -> None:
     def block_for(limit: int) -> tuple[Triple, int]:
@@ -211,13 +212,13 @@ def test_auto_takes_the_largest_cube_that_fits_and_says_when_none_does(
         return plan.block, plan.peak_bytes
 
     block, peak = block_for(2**36)
-    assert block == (256, 256, 256)
-    sides = [256]
-    while sides[-1] > 32:
+    assert all(side >= length for side, length in zip(block, (32, 100, 120), strict=True))
+    sizes = [prod(block)]
+    while min(block) > 32:
         block, smaller = block_for(peak - 1)
         assert smaller < peak
-        assert block[0] < sides[-1]
-        sides.append(block[0])
+        sizes.append(prod(block))
         peak = smaller
+    assert len(sizes) > 2 and sizes == sorted(sizes, reverse=True)
     with pytest.raises(cf.errors.PlanError, match="MiB"):
         block_for(100 * MIB)

@@ -16,7 +16,7 @@ from skimage.measure import euler_number, regionprops_table
 
 import chunkflow as cf
 from chunkflow.geometry.box import Triple
-from chunkflow.storage.tiff import import_tiff
+from chunkflow.storage.importing import import_image
 from chunkflow.testing import suites
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def every_neurite(tmp_path_factory: pytest.TempPathFactory) -> Neurites:
 def yeast(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """A yeast cell, and what one block makes of it with the pipeline of the examples."""
     path = tmp_path_factory.mktemp("yeast") / "yeast.ome.zarr"
-    import_tiff(needed("yeast_mito_03.tif"), path, voxel_um=(0.2, 0.056, 0.056))
+    import_image(needed("yeast_mito_03.tif"), path, voxel_um=(0.2, 0.056, 0.056))
     return of_one_block(mitochondria(), path)
 
 
@@ -240,7 +240,7 @@ def test_another_psf_of_such_a_microscope_keeps_the_length_within_8_percent_of_m
 ) -> None:
     """The example has the spinning disk that took these stacks; its lengths are in tests/test_examples.py."""
     path = tmp_path / "yeast.ome.zarr"
-    import_tiff(needed(f"{name}.tif"), path, voxel_um=(0.2, 0.056, 0.056))
+    import_image(needed(f"{name}.tif"), path, voxel_um=(0.2, 0.056, 0.056))
     pipeline = mitochondria()
     restore, *rest = pipeline.stages
     assert isinstance(restore, cf.Deconvolve)

@@ -99,9 +99,10 @@ def test_a_failed_unit_is_shown_with_its_coordinates_until_it_is_computed(tmp_pa
         run_serially(planned(source, tmp_path / "out"))
     found = status(tmp_path / "out")
     assert (found.state, found.code) == ("failed", 3)
-    (failed,) = pass_of(found, "scan").failed
-    assert pass_of(found, "scan").state == "failed"
+    (failed,) = pass_of(found, "scan").quarantined
+    assert pass_of(found, "scan").state == "quarantined"
     assert "(17, 2, 3)" in failed.error and "16:20" in failed.core.replace(" ", "")
+    assert (failed.kind, failed.attempts, failed.is_hole) == ("NotANumberError", 1, False)
     assert pass_of(found, "label").state == "waiting"
 
 

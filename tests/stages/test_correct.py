@@ -300,19 +300,19 @@ def test_later_stages_read_the_corrected_image(later: Any, tmp_path: Path) -> No
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({}, "nothing is to be corrected"),
-    ({"background_percentile": 101}, "background_percentile 101 is not in 0..100"),
-    ({"background_percentile": -1}, "background_percentile -1 is not in 0..100"),
+    ({"background_percentile": 101}, "background_percentile 101.0 is not in 0..100"),
+    ({"background_percentile": -1}, "background_percentile -1.0 is not in 0..100"),
     ({"gain": "slice", "gain_percentile": 100.5}, "gain_percentile 100.5 is not in 0..100"),
     ({"gain": "slice", "background_percentile": 60}, "gain_percentile 50.0 is under background_percentile 60"),
     ({"background_percentile": 5, "background_tophat_um": 2}, "both given"),
-    ({"background_tophat_um": 0}, "background_tophat_um 0 is not positive"),
+    ({"background_tophat_um": 0}, "background_tophat_um 0.0 is not positive"),
     ({"background_tophat_um": -2.0}, "background_tophat_um -2.0 is not positive"),
     ({"background_tophat_um": (0.0, 0.0, 0.0)}, "not positive"),
     ({"gain": "slcie"}, "gain is 'slcie'.*Did you mean 'slice'"),
     ({"gain": "volume"}, "nothing to scale to"),
-    ({"dark": 3, "gain_reference": 100}, "gain_reference 100 without a gain"),
-    ({"gain": "slice", "gain_reference": 0}, "gain_reference 0 is not positive"),
-    ({"dark": 3, "dark_image": np.zeros((2, 2))}, "dark is 3 and an image"),
+    ({"dark": 3, "gain_reference": 100}, "gain_reference 100.0 without a gain"),
+    ({"gain": "slice", "gain_reference": 0}, "gain_reference 0.0 is not positive"),
+    ({"dark": 3, "dark_image": np.zeros((2, 2))}, "dark is 3.0 and an image"),
     ({"dark": float("nan")}, "dark is nan"),
 ]
 

@@ -64,6 +64,7 @@ def restoration_of(chosen: Deconvolve, on_grid: PsfOnGrid, volume: Triple) -> Re
         limits="range",
         psf_shape=triple(on_grid.kernels.shape[1:]),
         psfs=len(on_grid.kernels),
+        is_separable=False,
         volume=volume,
     )
 

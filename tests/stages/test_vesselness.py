@@ -94,7 +94,8 @@ def test_tubes_of_every_brightness_are_found_where_one_threshold_loses_the_dim_o
 
 def test_the_result_keeps_no_vesselness(tmp_path: Path, write_volume: Any) -> None:
     source = write_volume(tmp_path / "in.ome.zarr", image_of((8, 20, 22)), VOXEL_UM)
-    content = {"version": 1, "stages": [{"vesselness": {"radii_um": [0.15]}}, "threshold", "label"]}
+    stages = [{"vesselness": {"radii_um": [0.15]}}, "threshold", "label"]
+    content = {"version": 1, "output": {"scratch": "drop"}, "stages": stages}
     plan = cf.Pipeline.from_dict(content).plan(source, tmp_path / "out", block=(8, 16, 16))
     assert "vesselness" in plan.arrays
     plan.run(on="serial")
