@@ -47,6 +47,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.thorough
 def test_total_length_is_within_8_percent_of_mitographs(mitochondria: ModuleType, out: Path, name: str) -> None:
     row = mitochondria.summary(mitochondria.run_stack(needed(name), out), mitochondria.PUBLISHED_UM[name])
     assert row["ratio"] == pytest.approx(1, abs=0.08)

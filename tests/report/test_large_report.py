@@ -76,6 +76,7 @@ def page(rings_result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
+@pytest.mark.thorough
 def test_a_report_of_100_000_objects_is_under_5_mb(page: Path) -> None:
     html = page.read_text(encoding="utf-8")
     assert "could not be made" not in html

@@ -43,6 +43,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.wait(30)
 
 
+@pytest.mark.thorough
 def test_a_run_by_address_gives_the_bits_of_a_serial_one(address: str, tiny_volume: Path, tmp_path: Path) -> None:
     remote = PIPELINE.plan(tiny_volume, tmp_path / "remote", block=(16, 32, 32)).run(on=address, device="cpu")
     serial = PIPELINE.plan(tiny_volume, tmp_path / "serial", block=(16, 32, 32)).run(on="serial", device="cpu")

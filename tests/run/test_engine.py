@@ -18,6 +18,7 @@ def test_dask_engine_passes_the_suite(cluster: Any) -> None:
     suites.check_engine(cluster)
 
 
+@pytest.mark.thorough
 def test_dask_engine_survives_the_death_of_workers(cluster: Any, tmp_path: Path) -> None:
     suites.check_survives_deaths(cluster, tmp_path)
 

@@ -123,6 +123,7 @@ def _check_killed(ends: list[dict[str, Any]], output: Path, whole: Path, tree_ha
     assert tree_hash(output) == tree_hash(whole)
 
 
+@pytest.mark.thorough
 def test_a_driver_killed_in_every_pass_leaves_the_bytes_of_an_uninterrupted_run(
     pipeline: cf.Pipeline, whole: Path, tiny_volume: Path, tmp_path: Path, tree_hash: Any
 ) -> None:
@@ -144,6 +145,7 @@ def test_a_driver_killed_while_it_publishes_leaves_the_bytes_of_an_uninterrupted
     assert tree_hash(tmp_path / "out") == tree_hash(whole)
 
 
+@pytest.mark.thorough
 def test_a_driver_killed_while_it_replaces_a_result_leaves_the_new_one_whole(
     demo_pipeline: Callable[..., cf.Pipeline], tiny_volume: Path, tmp_path: Path, tree_hash: Any
 ) -> None:
@@ -239,6 +241,7 @@ def _check_deaths(
     assert tree_hash(tmp_path / "out") == tree_hash(whole)
 
 
+@pytest.mark.thorough
 def test_workers_killed_in_the_middle_of_units_cost_only_time(
     pipeline: cf.Pipeline, whole: Path, tiny_volume: Path, tmp_path: Path, tree_hash: Any
 ) -> None:

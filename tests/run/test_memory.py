@@ -113,6 +113,7 @@ def _measured(plan: cf.Plan, workers: int) -> int:
     return max(unit["peak"] for state in states for unit in state.done.values())
 
 
+@pytest.mark.thorough
 def test_a_worker_takes_no_more_than_a_process_for_a_tiny_volume(tiny_volume: Path, tmp_path: Path) -> None:
     plan = cf.Pipeline(_stages()).plan(tiny_volume, tmp_path / "out", block=(24, 24, 24))
     measured = _measured(plan, 2)

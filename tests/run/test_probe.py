@@ -58,6 +58,7 @@ def test_samples_side_by_side_are_read_like_one_volume(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sample.read(plan.input, box), whole[box.slices])
 
 
+@pytest.mark.thorough
 def test_a_probe_says_what_a_run_takes_and_leaves_nothing_behind(tmp_path: Path) -> None:
     source = _volume(tmp_path)
     scratch = tmp_path / "scratch"

@@ -485,6 +485,7 @@ def check_instances(instances: Labels, mask: Mask, connectivity: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(300))
+@pytest.mark.thorough
 def test_blocks_leave_the_whole_and_the_whole_is_true(seed: int) -> None:
     check_case(draw(seed))
 

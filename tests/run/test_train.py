@@ -176,6 +176,7 @@ train(yaml.safe_load(open(sys.argv[1])), sys.argv[2], on_event=tell)
 """
 
 
+@pytest.mark.thorough
 def test_a_killed_training_ends_with_the_same_bytes(trained, folder, tmp_path):
     file, path = tmp_path / "train.yaml", tmp_path / "model"
     file.write_text(yaml.safe_dump(described(folder)))
@@ -262,6 +263,7 @@ def test_a_frozen_encoder_is_that_of_the_weights_it_began_with(trained, folder, 
     assert not torch.equal(before["up.0.first.weight"], after["up.0.first.weight"])
 
 
+@pytest.mark.thorough
 def test_two_processes_train_as_one(folder, tmp_path):
     """Without batch norm, whose statistics are of what one process sees, the weights agree but for rounding."""
     from safetensors.torch import load_file

@@ -69,6 +69,7 @@ def test_json_is_a_line_per_event(file, tmp_path):
     assert events[-1]["scores"].keys() == {"dice", "iou"}
 
 
+@pytest.mark.thorough
 def test_interrupted_and_run_again_it_goes_on(file, tmp_path):
     code = "import sys; from chunkflow.cli import main; sys.argv[0] = 'chunkflow'; main()"
     words = [sys.executable, "-c", code, "train", str(file), "-o", str(tmp_path / "model"), "--json"]

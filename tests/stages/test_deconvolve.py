@@ -149,6 +149,7 @@ def test_blocks_leave_the_same_bits(algorithm: str, tmp_path: Path) -> None:
     suites.check_stage([tiles], folder=tmp_path, cases=1, grids=3, largest=(24, 36, 36), voxel_um=VOXEL_UM)
 
 
+@pytest.mark.thorough
 def test_a_psf_per_slab_leaves_the_same_bits_and_agrees_with_the_whole(tmp_path: Path) -> None:
     depth = Psf(
         microscope="confocal", objective="63x/1.4 oil", emission_nm=525, slab_um=2.0, sample_index=1.36, size=(41, 9, 9)

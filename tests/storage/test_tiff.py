@@ -411,6 +411,7 @@ import_image(sys.argv[1], sys.argv[2], voxel_um=(1, 1, 1), on_plane=pause)
 """
 
 
+@pytest.mark.thorough
 def test_a_killed_import_leaves_nothing_half_and_can_be_repeated(tmp_path: Path) -> None:
     file, out, ready = tmp_path / "a.tif", tmp_path / "out.zarr", tmp_path / "ready"
     tifffile.imwrite(file, voxels(STACK))
