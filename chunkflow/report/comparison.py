@@ -25,6 +25,7 @@ from typing import Any
 
 import pandas as pd
 
+from chunkflow.errors import InputNotFoundError
 from chunkflow.report.charts import round_length, tick_text
 from chunkflow.report.html import counted, date, html_table, number, short
 from chunkflow.report.methods import Citations, Scope, methods_text
@@ -123,7 +124,12 @@ def methods_of(found: Comparison) -> str:
     """The methods paragraph of batch and comparison, from the run of its first image."""
     table = read_summary(found.batch)
     done = table[table["status"] == "done"]
-    first = run_folder(found.batch / str(done["result"].iloc[0])) / "plan.json"
+    plans = [run_folder(found.batch / str(name)) / "plan.json" for name in done["result"]]
+    first = next((plan for plan in plans if plan.is_file()), None)
+    if first is None:
+        raise InputNotFoundError(
+            f"no result of {found.batch} is there any more", "Run the batch again into that folder"
+        )
     stored = json.loads(first.read_text(encoding="utf-8"))
     state = json.loads((found.batch / RUN / STATE).read_text(encoding="utf-8"))
     shared = None

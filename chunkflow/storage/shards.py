@@ -180,7 +180,10 @@ class ShardReader:
         index, length = self._index(file, name, prod(counts))
         asked = [(int(index[i, 0]), int(index[i, 1])) for i in (int(np.ravel_multi_index(p, counts)) for p in places)]
         inside = [part for part in asked if part[0] + part[1] <= length]
-        read = dict(zip(inside, file.parts(inside), strict=True))
+        try:
+            read = dict(zip(inside, file.parts(inside), strict=True))
+        except FileNotFoundError as error:  # its index was there a moment ago: not a file that never was
+            raise IntegrityError(f"{name} was deleted while it was read", "Run the same command again") from error
         return [None if part == (ABSENT, ABSENT) else (read.get(part, b""), part[1]) for part in asked]
 
     @staticmethod

@@ -100,3 +100,18 @@ def test_other_arrays_are_left_to_zarr(options: dict[str, Any], tmp_path: Path) 
     array = stored(tmp_path, np.ones((6, 6, 6), np.uint16), chunks=(3, 3, 3), **options)
     assert shard_reader(array, str(tmp_path)) is None
     assert shard_reader(stored(tmp_path / "plane", np.ones((6, 6), np.uint8), chunks=(3, 3)), "") is None
+
+
+def test_a_shard_that_is_deleted_while_it_is_read_is_not_taken_for_one_that_never_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = stored(tmp_path / "a", np.ones((8, 8, 8), np.uint8), chunks=(4, 4, 4), shards=(8, 8, 8))
+    reader = shard_reader(array, str(tmp_path / "a"))
+    assert reader is not None
+
+    def gone(*_: Any) -> list[bytes]:
+        raise FileNotFoundError("deleted")
+
+    monkeypatch.setattr("chunkflow.storage.shards._LocalFile.parts", gone)
+    with pytest.raises(IntegrityError, match="was deleted while it was read"):
+        reader.read(Box((0, 0, 0), (8, 8, 8)))
