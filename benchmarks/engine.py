@@ -13,6 +13,7 @@ of the blocks is done, and at the end: what is flat can go on.
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -38,11 +39,14 @@ SHARE_GOAL, SCALING_GOAL = 0.85, 3.2
 
 def main() -> None:
     """Measure and report."""
-    given = options(str(__doc__))
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--blocks", type=int, nargs="*", help="numbers of blocks that do nothing")
+    mine, others = parser.parse_known_args()
+    given = options(str(__doc__), others)
     packages = ["dask", "distributed", "daisy", "numpy", "numba", "scipy"]
     report = Report("engine", "What the engine itself costs", given, packages, f"{WORKERS} workers, local processes")
     has_daisy = peer("daisy", report) is not None
-    for count in QUICK_BLOCKS if given.quick else BLOCKS:
+    for count in (QUICK_BLOCKS if given.quick else BLOCKS) if mine.blocks is None else mine.blocks:
         _add_idle(report, count, has_daisy)
     _add_kernels(report, QUICK_SIDE if given.quick else SIDE, QUICK_BLOCK if given.quick else BLOCK)
     report.finish()
