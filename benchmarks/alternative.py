@@ -70,11 +70,11 @@ class Ran:
 
 def main() -> None:
     """Measure and report."""
-    given, huge, sides = _options()
+    given, huge, sides, skips = _options()
     packages = ["numpy", "scipy", "numba", "zarr", "scikit-image", "dask", "dask-image", "connected-components-3d"]
     protocol = f"{WORKERS} workers or threads; whole processes, imports aside; peak memory summed over processes"
     report = Report("alternative", "The pipeline beside what people would write", given, packages, protocol)
-    has_dask_image = peer("dask_image", report) is not None
+    has_dask_image = not skips and peer("dask_image", report) is not None
     block = QUICK_BLOCK if given.quick else BLOCK
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -90,14 +90,16 @@ def main() -> None:
     report.finish()
 
 
-def _options() -> tuple[Options, bool, tuple[int, ...]]:
-    """The common options, --huge, and --sides."""
+def _options() -> tuple[Options, bool, tuple[int, ...], bool]:
+    """The common options, --huge, --sides, and --in-memory-only."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--huge", action="store_true")
     parser.add_argument("--sides", type=int, nargs="+")
+    parser.add_argument("--in-memory-only", action="store_true", help="leave the out-of-core way out")
     mine, others = parser.parse_known_args()
     given = options(str(__doc__), others)
-    return given, mine.huge, tuple(mine.sides or (QUICK_SIDES if given.quick else SIDES))
+    sides = tuple(mine.sides or (QUICK_SIDES if given.quick else SIDES))
+    return given, mine.huge, sides, mine.in_memory_only
 
 
 def _add_size(
