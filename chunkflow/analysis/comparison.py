@@ -47,10 +47,9 @@ class Interval:
     low: float = nan
     high: float = nan
 
-    @property
-    def excludes(self) -> Callable[[float], bool]:
+    def excludes(self, value: float) -> bool:
         """Whether a value lies outside; false where there is no interval."""
-        return lambda value: isfinite(self.low) and isfinite(self.high) and not self.low <= value <= self.high
+        return isfinite(self.low) and isfinite(self.high) and not self.low <= value <= self.high
 
 
 @dataclass(frozen=True, slots=True)

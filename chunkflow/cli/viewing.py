@@ -73,13 +73,12 @@ def view_command(
     if napari:
         _run_napari(location)
         return
-    with neuroglancer.showing(location, look, bind=bind, port=port) as shown:
+    with suppress(KeyboardInterrupt), neuroglancer.showing(location, look, bind=bind, port=port) as shown:
         typer.echo(shown.url)
         typer.echo("Ctrl-C ends it.", err=True)
         if not no_open and _has_display():
             webbrowser.open(shown.url)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()
 
 
 def _write_picture(

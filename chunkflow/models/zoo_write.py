@@ -12,7 +12,6 @@ longer writes it, the package is made without. The scaling of other programs kno
 
 from __future__ import annotations
 
-import hashlib
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 import yaml
 
 from chunkflow.errors import ModelError
+from chunkflow.models.files import sha256
 from chunkflow.models.model import Triple, import_torch
 from chunkflow.models.shipped import plain_state, unet
 from chunkflow.models.usage import Normalization, Usage
@@ -247,7 +247,7 @@ def _preprocessing(scaling: Normalization) -> list[dict[str, Any]]:
 
 
 def _file(folder: Path, name: str) -> dict[str, str]:
-    return {"source": name, "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+    return {"source": name, "sha256": sha256(folder / name)}
 
 
 def _write_cover(path: Path, volume: np.ndarray[Any, Any], output: np.ndarray[Any, Any]) -> None:

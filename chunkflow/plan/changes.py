@@ -11,9 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from chunkflow.errors import ConfigError, nearest
+from chunkflow.plan.descriptions import split_setting, value_of
 from chunkflow.plan.pipeline import Pipeline, resolved
 
 EXAMPLE = "For example threshold.method=li"
@@ -63,14 +62,8 @@ def alternatives(overrides: Sequence[str], *, most: int) -> list[tuple[str, ...]
 
 
 def _parsed(text: str) -> tuple[str, list[str], Any]:
-    name, equals, value = text.partition("=")
-    section, dot, key = name.partition(".")
-    if not (equals and dot and key):
-        raise ConfigError(f"{text!r} is not KEY.key=value", EXAMPLE)
-    try:
-        return section, key.split("."), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{text!r} has a value that is not YAML", "Put it in quotes") from error
+    section, key, value = split_setting(text)
+    return section, key.split("."), value_of(value, option=text)
 
 
 def _replaced(holder: Any, keys: Sequence[str], value: Any, text: str) -> Any:

@@ -17,7 +17,7 @@ import pydantic
 from chunkflow.errors import ConfigError, UsageError, nearest
 from chunkflow.geometry.box import Triple
 from chunkflow.geometry.scale import MicrometerTriple
-from chunkflow.plan.descriptions import read_description, set_value
+from chunkflow.plan.descriptions import read_description, set_value, split_setting, without_booleans
 from chunkflow.plan.presets import extended
 from chunkflow.plan.threshold_files import shared_threshold
 from chunkflow.stages.apply import Apply
@@ -336,16 +336,12 @@ def _stage_sections(value: Any) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"stage {key} stands twice", "Keep one of them")
         if values is not None and not isinstance(values, dict):
             raise ConfigError(f"stage {key} has {values!r}, not parameters", f"Write - {key}: {{...}}")
-        # YAML reads a bare on as true.
-        found[key] = {"on" if name is True else name: value for name, value in (values or {}).items()}
+        found[key] = without_booleans(values)
     return found
 
 
 def _override(text: str, sections: dict[str, dict[str, Any]], stages: dict[str, dict[str, Any]]) -> None:
-    name, equals, value = text.partition("=")
-    section, dot, key = name.partition(".")
-    if not (equals and dot and key):
-        raise ConfigError(f"--set {text!r} is not KEY.key=value", "For example --set threshold.method=li")
+    section, key, value = split_setting(text)
     targets = sections | stages
     if section not in targets:
         raise ConfigError(f"--set names {section!r}, which the pipeline does not have", nearest(section, targets))

@@ -11,12 +11,10 @@ yellow. Beyond `MOST` pictures a sheet shows those to look at and an even choice
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.metadata import version
 from importlib.resources import files
-from io import BytesIO
 from pathlib import Path
 from string import Template
 from time import time
@@ -30,7 +28,7 @@ from PIL import Image
 
 from chunkflow.report import charts
 from chunkflow.report.html import counted, date, number, short
-from chunkflow.report.pictures import gray
+from chunkflow.report.pictures import gray, image_uri
 from chunkflow.run.batch import BatchResult
 from chunkflow.run.batch_state import BatchState
 from chunkflow.storage.files import write_atomic
@@ -208,17 +206,11 @@ def _scale_bar(width_px: int, pixel_um: float) -> str:
 
 
 def _jpeg(pixels: NDArray[np.uint8]) -> str:
-    return _uri(Image.fromarray(pixels), "JPEG", quality=QUALITY)
+    return image_uri(Image.fromarray(pixels), "JPEG", quality=QUALITY)
 
 
 def _png(mask: NDArray[Any]) -> str:
     """Borders on nothing, with a palette of two."""
     image = Image.fromarray(mask.astype(np.uint8))
     image.putpalette([0, 0, 0, *BORDER_RGB])
-    return _uri(image, "PNG", transparency=0, bits=1, optimize=True)
-
-
-def _uri(image: Image.Image, kind: str, **options: Any) -> str:
-    file = BytesIO()
-    image.save(file, kind, **options)
-    return f"data:image/{kind.lower()};base64,{b64encode(file.getvalue()).decode()}"
+    return image_uri(image, "PNG", transparency=0, bits=1, optimize=True)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from math import ceil
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -240,6 +240,11 @@ def curves(cut: Cut, points_um: NDArray[np.float64], offsets: NDArray[np.int64],
 
 def png_uri(pixels: Pixels) -> str:
     """A data URI of a gray (rows, columns) or RGBA (rows, columns, 4) picture."""
+    return image_uri(Image.fromarray(pixels), "PNG")
+
+
+def image_uri(image: Image.Image, kind: Literal["PNG", "JPEG"], **options: Any) -> str:
+    """A data URI of a picture; `options` are those of `PIL.Image.Image.save`."""
     file = BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return "data:image/png;base64," + b64encode(file.getvalue()).decode()
+    image.save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64,{b64encode(file.getvalue()).decode()}"

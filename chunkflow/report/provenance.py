@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from chunkflow.plan.descriptions import one_line
 from chunkflow.plan.pipeline import SAVED
 from chunkflow.report.facts import RunFacts
 from chunkflow.report.html import date, duration, html_table, number, percent, short, sides
@@ -89,7 +90,7 @@ def _flow(value: Any) -> str:
     """A value as YAML on one line."""
     if isinstance(value, Mapping):
         return "{" + _parameters(value) + "}"
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...").strip()
+    return one_line(value)
 
 
 def reproduce(run: RunFacts) -> str:

@@ -28,7 +28,6 @@ from chunkflow.storage.retry import KINDS, added
 
 BARS = 90
 """Of the time axis."""
-COLORED = len(charts.PALETTE)
 """Passes with a colour of their own, those that took longest; the others share one."""
 WORKERS_SHOWN = 24
 SLOWEST = 12

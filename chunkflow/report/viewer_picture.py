@@ -10,7 +10,6 @@ knew (a comparison with the truth).
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from hashlib import sha256
 from html import escape
 from io import BytesIO
@@ -20,6 +19,7 @@ from PIL import Image
 
 from chunkflow.errors import InputNotFoundError, UsageError
 from chunkflow.report.facts import RunFacts
+from chunkflow.report.pictures import image_uri
 from chunkflow.run.places import run_folder
 from chunkflow.run.result import open_result
 from chunkflow.storage.files import write_atomic
@@ -86,9 +86,7 @@ def _section(run: RunFacts, png: bytes) -> str:
     with Image.open(BytesIO(png)) as picture:
         smaller = picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
         width = picture.width
-    file = BytesIO()
-    smaller.save(file, "PNG", optimize=True)
-    source = "data:image/png;base64," + b64encode(file.getvalue()).decode()
+    source = image_uri(smaller, "PNG", optimize=True)
     return (
         f"<section><h2>Seen in Neuroglancer</h2><img src='{source}' alt='{escape(run.name)} in Neuroglancer' "
         f"style='width: {width}px; max-width: 100%; border-radius: 8px'>"

@@ -8,7 +8,6 @@ one image lacks is empty there. An outlier is a row whose count, threshold or br
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from chunkflow.analysis.comparison import outlying, relative_log
 from chunkflow.errors import InputNotFoundError
 from chunkflow.run.batch_inputs import Item
 from chunkflow.run.batch_state import Outcome
-from chunkflow.storage.files import write_atomic
+from chunkflow.storage.tables import write_csv
 
 FILE = "summary.csv"
 FIRST = ("file", "result", "condition", "replicate", "t", "status", "error", "outlier")
@@ -91,9 +90,7 @@ def outliers(table: pd.DataFrame) -> list[str]:
 def write_summary(output: Path, table: pd.DataFrame) -> Path:
     """Write OUT/summary.csv and return its path."""
     path = output / FILE
-    text = io.StringIO()
-    table.to_csv(text, index=False, lineterminator="\n")
-    write_atomic(path, text.getvalue().encode())
+    write_csv(path, table)
     return path
 
 

@@ -8,7 +8,6 @@ that is the user's to decide (`without`), and it is then named.
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from chunkflow.analysis.samples import Sample
 from chunkflow.errors import UsageError, nearest
 from chunkflow.run.batch import read_samples
 from chunkflow.run.batch_summary import NOT_MEASURED, read_summary
-from chunkflow.storage.files import write_atomic
+from chunkflow.storage.tables import write_csv
 
 FOLDER = "comparison"
 NAMED = 5
@@ -139,8 +138,8 @@ def compare(
         warnings.append(f"the control is {names[0]}; name another with --control")
     tidy = _tidy(files, measures)
     folder = out / FOLDER
-    _write(folder / "comparison.csv", effects)
-    _write(folder / "tidy.csv", tidy)
+    write_csv(folder / "comparison.csv", effects)
+    write_csv(folder / "tidy.csv", tidy)
     return Comparison(
         path=folder,
         batch=out,
@@ -344,9 +343,3 @@ def _tidy(files: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
         for measure in measures
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-def _write(path: Path, table: pd.DataFrame) -> None:
-    text = io.StringIO()
-    table.to_csv(text, index=False, lineterminator="\n")
-    write_atomic(path, text.getvalue().encode())

@@ -21,7 +21,7 @@ import yaml
 from chunkflow.errors import ConfigError, UsageError, nearest
 from chunkflow.geometry.box import Triple, triple
 from chunkflow.geometry.scale import MicrometerTriple
-from chunkflow.plan.descriptions import set_value
+from chunkflow.plan.descriptions import one_line, set_value, split_setting, without_booleans
 from chunkflow.plan.pipeline import Pipeline
 from chunkflow.plan.presets import preset_text
 from chunkflow.plan.schema import NAME, pipeline_schema
@@ -172,15 +172,13 @@ def _sections(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
     for entry in content["stages"]:
         ((key, values),) = ({entry: {}} if isinstance(entry, str) else entry).items()
-        # YAML reads a bare on as true.
-        found[key] = {"on" if name is True else name: value for name, value in (values or {}).items()}
+        found[key] = without_booleans(values)
     return found
 
 
 def _set(sections: dict[str, dict[str, Any]], text: str) -> None:
-    name, equals, value = text.partition("=")
-    section, dot, key = name.partition(".")
-    if not (equals and dot and key) or section not in sections:
+    section, key, value = split_setting(text)
+    if section not in sections:
         raise ConfigError(
             f"--set {text!r} names no value of this pipeline", f"KEY.key=value, KEY being one of {', '.join(sections)}"
         )
@@ -268,16 +266,16 @@ def _body(
     """Sections and stages, each stage below the comment that it has in the preset."""
     yield "input:"
     for key, value in sections["input"].items():
-        yield f"  {key}: {_flow(value)}"
+        yield f"  {key}: {one_line(value)}"
     yield from _asked_for("input", missing, "  ")
-    yield f"output: {_flow(sections['output'])}"
+    yield f"output: {one_line(sections['output'])}"
     yield "stages:"
     comments = _comments(text)
     for key, values in sections.items():
         if key in ("input", "output"):
             continue
         yield from comments.get(key, ())
-        line = f"  - {key}: {_flow(values)}" if values else f"  - {key}"
+        line = f"  - {key}: {one_line(values)}" if values else f"  - {key}"
         if "psf" not in values and len(line) <= WIDEST:
             yield line
             continue
@@ -287,10 +285,10 @@ def _body(
                 yield "      psf:"
                 for part, of_part in value.items():
                     said = "  # from the image" if part in stated and stated[part] == of_part else ""
-                    yield f"        {part}: {_flow(of_part)}{said}"
+                    yield f"        {part}: {one_line(of_part)}{said}"
                 yield from _asked_for("deconvolve.psf", missing, "        ")
             else:
-                yield f"      {name}: {_flow(value)}"
+                yield f"      {name}: {one_line(value)}"
 
 
 def _asked_for(place: str, missing: Sequence[Missing], indent: str) -> Iterator[str]:
@@ -312,9 +310,3 @@ def _comments(text: str) -> dict[str, list[str]]:
             found[stage[1]] = above
             above = []
     return found
-
-
-def _flow(value: Any) -> str:
-    """A value as YAML on one line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...").strip()

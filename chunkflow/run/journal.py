@@ -31,7 +31,7 @@ from chunkflow.storage.stores import ObjectPath, Place
 
 SYNC_LINES = 32
 SYNC_SECONDS = 1.0
-RESERVE_BYTES = 2**16
+LAST_WORDS_BYTES = 2**16
 
 
 @dataclass(slots=True)
@@ -206,10 +206,10 @@ class Journal:
 
     def _keep_reserve(self) -> None:
         """Take the space, where there is some."""
-        if self._reserve.is_file() and self._reserve.stat().st_size == RESERVE_BYTES:
+        if self._reserve.is_file() and self._reserve.stat().st_size == LAST_WORDS_BYTES:
             return
         try:
-            self._reserve.write_bytes(os.urandom(RESERVE_BYTES))  # not zeros, which some file systems do not store
+            self._reserve.write_bytes(os.urandom(LAST_WORDS_BYTES))  # not zeros, which some file systems do not store
         except OSError:
             self._reserve.unlink(missing_ok=True)  # a part of it would only take what little there is
 

@@ -22,7 +22,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from chunkflow.errors import InputNotFoundError, UsageError
-from chunkflow.storage.files import atomic_path, local_copy
+from chunkflow.storage.files import atomic_path, local_copy, write_atomic
 from chunkflow.storage.stores import Place, place_of
 
 UNITS = {"um": "um", "um2": "um^2", "um3": "um^3", "vox": "voxel"}
@@ -64,6 +64,16 @@ def write_table_parts(folder: str | Place, name: str, parts: Iterable[Mapping[st
         with pa.csv.CSVWriter(partial, file.schema_arrow, write_options=options) as writer:
             for batch in file.iter_batches(GROUP_ROWS):
                 writer.write_batch(batch)
+
+
+def write_csv(path: str | Place, table: pd.DataFrame) -> None:
+    """Write a table for people, whole or not at all; what is missing is an empty cell.
+
+    Raises
+    ------
+    DiskFullError : if no space is left.
+    """
+    write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def _write_groups(path: Path, tables: Iterator[pa.Table]) -> int:

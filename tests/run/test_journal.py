@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chunkflow.errors import DiskFullError, IntegrityError
-from chunkflow.run.journal import RESERVE_BYTES, Journal, PassState
+from chunkflow.run.journal import LAST_WORDS_BYTES, Journal, PassState
 from chunkflow.run.segments import journal_line
 
 EVENTS: list[tuple[str, dict[str, Any]]] = [
@@ -241,7 +241,7 @@ def test_the_last_words_are_written_with_the_space_that_was_kept(
     path = tmp_path / "journal.jsonl"
     journal = _written(path, 3)
     whole = path.read_bytes()
-    assert (tmp_path / "reserve").stat().st_size == RESERVE_BYTES
+    assert (tmp_path / "reserve").stat().st_size == LAST_WORDS_BYTES
     write = os.write
 
     def full(file: int, content: bytes) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import get_worker
 
 import chunkflow as cf
 from chunkflow.errors import ClusterError, UsageError
@@ -141,10 +142,23 @@ def profile(slurm: Path) -> Profile:
 
 
 class SlowUnit:
-    """`attempt_unit`, a second later; it pickles by its module."""
+    """`attempt_unit`, slowed; from the sixth on, a worker waits for the end of its job, once in a run.
+
+    It pickles by its module.
+    """
+
+    units = 0  # in this process
+
+    def __init__(self, drained: Path) -> None:
+        self.drained = drained  # exists once a worker has come to its end
 
     def __call__(self, job: Any, lanes: Any, unit: int) -> Any:
-        time.sleep(1.6)
+        time.sleep(0.8)
+        SlowUnit.units += 1
+        while SlowUnit.units > 5 and not self.drained.exists():
+            if get_worker().status.name != "running":
+                self.drained.touch()
+            time.sleep(0.2)
         return visit.attempt_unit(job, lanes, unit)
 
 
@@ -154,7 +168,7 @@ def test_a_cancelled_job_and_jobs_whose_time_is_up_leave_the_bytes_of_a_local_ru
 ) -> None:
     pipeline = cf.Pipeline([cf.Threshold(smooth_um=0.1), cf.Label(), cf.Measure()])
     pipeline.plan(tiny_volume, tmp_path / "local", block=(16, 24, 24)).run(on="serial", device="cpu")
-    monkeypatch.setattr(visit, "attempt_unit", SlowUnit())  # else the run is over before a job is
+    monkeypatch.setattr(visit, "attempt_unit", SlowUnit(tmp_path / "drained"))  # else the run is over before a job is
     cancelled: list[str] = []
     seen: set[str] = set()
 
