@@ -26,7 +26,7 @@ from chunkflow.geometry.box import Box
 from chunkflow.geometry.grid import Grid
 from chunkflow.geometry.scale import Scale
 from chunkflow.storage.layout import layout_for_core
-from chunkflow.storage.shards import ShardReader, shard_reader
+from chunkflow.storage.shards import Shards, shards_of
 from chunkflow.storage.volume import Volume, create_array
 
 SIDE, QUICK_SIDE = 384, 256
@@ -79,7 +79,7 @@ def boxes(volume: Volume) -> dict[str, list[Box]]:
 
 def compare(report: Report, name: str, volume: Volume) -> None:
     """One row for each kind of box."""
-    reader = shard_reader(volume.array, volume.path)
+    reader = shards_of(volume.array, volume.path)
     assert reader is not None
     agree, timings = True, {}
     for what, chosen in boxes(volume).items():
@@ -108,7 +108,7 @@ def processor_seconds(contender: Callable[[], None], report: Report) -> float:
     return median(spent)
 
 
-def read_ours(reader: ShardReader, chosen: list[Box]) -> None:
+def read_ours(reader: Shards, chosen: list[Box]) -> None:
     """Boxes by the direct reader."""
     for box in chosen:
         reader.read(box)

@@ -1,4 +1,4 @@
-"""A box read straight from shards, for arrays as we write them: zarr 3, zstd with a checksum, an index with a crc32c.
+"""Arrays as we write them, and boxes read straight from their files: zarr 3, zstd with a checksum, index with a crc32c.
 
 A box with a halo meets up to 27 files and 64 chunks, and zarr's own reader takes about 2 ms for each chunk before it
 decodes a byte; in a run without deconvolution that was most of the time. What is read here is what zarr reads, and any
@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -41,6 +42,8 @@ CLOSE_BYTES = 128 * 2**10
 ABSENT = 2**64 - 1
 CRC_BYTES = 4
 _ZSTD = Zstd()
+LARGEST_FILL = 2**20
+"""Voxels of the largest chunks whose encoded fill is known: those that we write have at most 2^18."""
 
 
 class _File(Protocol):
@@ -103,11 +106,13 @@ def _spans(parts: Sequence[Part]) -> list[list[Part]]:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardReader:
-    """Reads boxes of one (Z, Y, X) array.
+class Shards:
+    """The files of one (Z, Y, X) array.
 
+    dtype : little-endian, as stored
     shard, chunk : voxels of a file, and of what it is decoded by; they are the same where there are no shards
     separator : of the parts of a file's name
+    level : of zstd
     """
 
     folder: Place
@@ -118,6 +123,12 @@ class ShardReader:
     chunk: Triple
     is_sharded: bool
     separator: str
+    level: int
+
+    def encoded_fill(self) -> bytes:
+        """A chunk that holds nothing but the fill value, as we write it; nothing where that would be large."""
+        size = prod(self.chunk)
+        return _encoded_fill(self.dtype, self.fill, size, self.level) if size <= LARGEST_FILL else b""
 
     def read(self, box: Box) -> NDArray[Any]:
         """Voxels of a box inside the array, in the byte order of this machine.
@@ -137,7 +148,7 @@ class ShardReader:
         return out
 
     def _read_local(self, folder: Path, position: Triple, inside: Box, box: Box, out: NDArray[Any]) -> None:
-        name = self._name(position)
+        name = self.name(position)
         try:
             file = os.open(folder / name, os.O_RDONLY)
         except FileNotFoundError:
@@ -148,19 +159,21 @@ class ShardReader:
             os.close(file)
 
     def _read_object(self, folder: ObjectPath, position: Triple, inside: Box, box: Box, out: NDArray[Any]) -> None:
-        name = self._name(position)
+        name = self.name(position)
         with suppress(FileNotFoundError):  # and no other error: see `storage/retry.py`
             self._read_file(_Object(folder / name), name, position, inside, box, out)
 
-    def _name(self, position: Triple) -> str:
+    def name(self, position: Triple) -> str:
+        """Of the file at a position on the grid of files."""
         return self.separator.join(("c", *map(str, position)))
 
     def _read_file(self, file: _File, name: str, position: Triple, inside: Box, box: Box, out: NDArray[Any]) -> None:
         start = triple(tuple(p * n for p, n in zip(position, self.shard, strict=True)))
         places = list(_meeting(inside.relative_to(start), self.chunk))
         wanted = self._chunks(file, name, [place for place, _ in places])
+        fill = self.encoded_fill()
         for (place, part), content in zip(places, wanted, strict=True):
-            if content is None:
+            if content is None or content[0] == fill:
                 continue
             chunk = self._chunk(*content, name)
             first = triple(tuple(p * n for p, n in zip(place, self.chunk, strict=True)))
@@ -213,8 +226,18 @@ class ShardReader:
         return np.frombuffer(plain, self.dtype).reshape(self.chunk)
 
 
-def shard_reader(array: zarr.Array[Any], folder: str | Place) -> ShardReader | None:
-    """A reader for an array, or None where it is not one of those that are read here, by its metadata."""
+def compressed(voxels: NDArray[Any], level: int) -> bytes:
+    """Voxels as a zstd frame with a checksum."""
+    return bytes(Zstd(level=level, checksum=True).encode(voxels))
+
+
+@lru_cache(maxsize=32)
+def _encoded_fill(dtype: np.dtype[Any], fill: Any, size: int, level: int) -> bytes:
+    return compressed(np.full(size, fill, dtype), level)
+
+
+def shards_of(array: zarr.Array[Any], folder: str | Place) -> Shards | None:
+    """The files of an array, or None where its metadata say that it is not one of those that we write."""
     metadata: Mapping[str, Any] = array.metadata.to_dict()
     if metadata["zarr_format"] != 3 or array.ndim != 3 or array.dtype.kind not in "biuf":
         return None
@@ -229,7 +252,7 @@ def shard_reader(array: zarr.Array[Any], folder: str | Place) -> ShardReader | N
         codecs = list(shards["codecs"])
     if not _is_chain(codecs, "zstd") or not codecs[1]["configuration"].get("checksum"):
         return None
-    return ShardReader(
+    return Shards(
         folder=place_of(folder),
         shape=triple(array.shape),
         dtype=np.dtype(array.dtype).newbyteorder("<"),
@@ -238,6 +261,7 @@ def shard_reader(array: zarr.Array[Any], folder: str | Place) -> ShardReader | N
         chunk=triple(array.chunks),
         is_sharded=is_sharded,
         separator=encoding.get("configuration", {}).get("separator", "/"),
+        level=int(codecs[1]["configuration"].get("level", 0)),
     )
 
 

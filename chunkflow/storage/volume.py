@@ -40,7 +40,8 @@ from chunkflow.geometry.scale import Scale
 from chunkflow.storage.files import disk_full_reported, object_sizes, remove_files, write_atomic
 from chunkflow.storage.layout import ArrayLayout, check_aligned, file_positions, layout_for_core, objects_of
 from chunkflow.storage.optics import Optics
-from chunkflow.storage.shards import shard_reader
+from chunkflow.storage.shard_write import write_box
+from chunkflow.storage.shards import Shards, shards_of
 from chunkflow.storage.stores import ObjectPath, Place, place_of
 from chunkflow.storage.zarr_store import ObjectsStore
 
@@ -160,10 +161,10 @@ class Volume:
             raise InputError(f"box {box} reaches outside the volume of shape {self.shape}", "Clip it to the volume")
         if box.size == 0:
             return np.zeros(box.shape, self.dtype)
-        reader = None if self.at or self.axes != "zyx" else shard_reader(self.array, self.path)
+        shards = self._shards()
         try:
-            if reader is not None:
-                return reader.read(self._in_array(box))
+            if shards is not None:
+                return shards.read(self._in_array(box))
             stored = np.asarray(self.array[self._selection(self._in_array(box))])
         except (MemoryError, KeyboardInterrupt, StoreError):
             raise
@@ -178,11 +179,14 @@ class Volume:
 
         Raises
         ------
-        PlanError : if the box leaves the volume or cuts through a file, or shape or dtype of `data` differ.
+        PlanError : if the box leaves the volume or cuts through a file, shape or dtype of `data` differ, or the
+            volume is only to be read.
         DiskFullError : if no space is left.
         """
         if self.window is not None:
             raise PlanError(f"a part of {self.path} is opened, which is only to be read", "Write to the whole array")
+        if self.array.read_only:
+            raise PlanError(f"{self.path} is opened read-only", "Open it without read_only")
         check_aligned(self.layout, box)
         self._check_leading()
         if data.shape != box.shape or data.dtype != self.dtype:
@@ -190,8 +194,12 @@ class Volume:
                 f"data of shape {data.shape} and type {data.dtype} do not fit box {box} of a {self.dtype} volume",
                 "Write the shape and type that the layout names",
             )
+        shards = self._shards()
         stored = self._from_zyx(data)
         with disk_full_reported(self.path):
+            if shards is not None:
+                write_box(shards, box, data)
+                return
             # Where a file reaches beyond the volume zarr keeps what is there, which may be another file's.
             self._remove_files(box, overhanging=True)
             try:
@@ -205,6 +213,10 @@ class Volume:
     def __getitem__(self, key: Index | tuple[Index, ...] | Any) -> NDArray[Any]:
         """Basic numpy indexing along z, y, x: integers, slices and an Ellipsis."""
         return _read_indexed(self, key)
+
+    def _shards(self) -> Shards | None:
+        """The files, where they are such as need no zarr."""
+        return None if self.at or self.axes != "zyx" else shards_of(self.array, self.path)
 
     def _check_leading(self) -> None:
         lengths = self.array.shards or self.array.chunks

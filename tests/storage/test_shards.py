@@ -12,7 +12,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 
 from chunkflow.errors import IntegrityError
 from chunkflow.geometry.box import Box
-from chunkflow.storage.shards import shard_reader
+from chunkflow.storage.shards import shards_of
 
 CHECKED = ZstdCodec(level=1, checksum=True)
 
@@ -41,7 +41,7 @@ def test_every_box_is_what_zarr_reads(dtype: str, sharded: bool, tmp_path: Path)
         chunk = tuple(int(n) for n in rng.integers(1, 9, 3))
         shard = tuple(c * int(rng.integers(1, 4)) for c in chunk) if sharded else None
         array = stored(tmp_path / str(trial), noise(rng, shape, dtype), chunks=chunk, shards=shard, fill_value=3)
-        reader = shard_reader(array, str(tmp_path / str(trial)))
+        reader = shards_of(array, str(tmp_path / str(trial)))
         assert reader is not None
         for _ in range(8):
             a, b = np.sort([rng.integers(0, n + 1, 2) for n in shape]).T
@@ -55,7 +55,7 @@ def test_every_box_is_what_zarr_reads(dtype: str, sharded: bool, tmp_path: Path)
 def test_files_that_are_absent_hold_the_fill_value(tmp_path: Path) -> None:
     array = stored(tmp_path, np.ones((16, 16, 16), np.uint16), chunks=(4, 4, 4), shards=(8, 8, 8), fill_value=7)
     (tmp_path / "c" / "1" / "0" / "1").unlink()
-    reader = shard_reader(array, str(tmp_path))
+    reader = shards_of(array, str(tmp_path))
     assert reader is not None
     found = reader.read(Box((0, 0, 0), (16, 16, 16)))
     np.testing.assert_array_equal(found, array[...])
@@ -66,7 +66,7 @@ def test_no_flipped_bit_is_read_as_data(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     data = noise(rng, (8, 8, 8), "uint16")
     array = stored(tmp_path, data, chunks=(4, 4, 4), shards=(8, 8, 8))
-    reader = shard_reader(array, str(tmp_path))
+    reader = shards_of(array, str(tmp_path))
     assert reader is not None
     file = tmp_path / "c" / "0" / "0" / "0"
     whole = file.read_bytes()
@@ -98,15 +98,15 @@ def test_no_flipped_bit_is_read_as_data(tmp_path: Path) -> None:
 )
 def test_other_arrays_are_left_to_zarr(options: dict[str, Any], tmp_path: Path) -> None:
     array = stored(tmp_path, np.ones((6, 6, 6), np.uint16), chunks=(3, 3, 3), **options)
-    assert shard_reader(array, str(tmp_path)) is None
-    assert shard_reader(stored(tmp_path / "plane", np.ones((6, 6), np.uint8), chunks=(3, 3)), "") is None
+    assert shards_of(array, str(tmp_path)) is None
+    assert shards_of(stored(tmp_path / "plane", np.ones((6, 6), np.uint8), chunks=(3, 3)), "") is None
 
 
 def test_a_shard_that_is_deleted_while_it_is_read_is_not_taken_for_one_that_never_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     array = stored(tmp_path / "a", np.ones((8, 8, 8), np.uint8), chunks=(4, 4, 4), shards=(8, 8, 8))
-    reader = shard_reader(array, str(tmp_path / "a"))
+    reader = shards_of(array, str(tmp_path / "a"))
     assert reader is not None
 
     def gone(*_: Any) -> list[bytes]:
