@@ -18,6 +18,8 @@ PERCENTILES = (0.1, 99.9)
 BOX = 64
 BOXES = 96
 """About 25 million voxels."""
+VALUES = 2**21
+"""Of them, spread evenly; the rank of a percentile among so many is known to 0.005 %."""
 
 
 def contrast_window(coarsest: Volume, limits: tuple[float, float]) -> tuple[float, float]:
@@ -25,6 +27,7 @@ def contrast_window(coarsest: Volume, limits: tuple[float, float]) -> tuple[floa
     grid = Grid(coarsest.shape, triple(BOX))
     chosen = np.random.default_rng(0).permutation(len(grid))[:BOXES].tolist()
     values = np.concatenate([coarsest.read(grid.core_of(index)).ravel() for index in sorted(chosen)])
+    values = values[:: -(-len(values) // VALUES) | 1]  # an odd step meets all columns of a box
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     if not len(finite):
         return limits

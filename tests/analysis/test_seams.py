@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from chunkflow.analysis.seams import SeamCount, count_near_seams, count_sides_near_seams
 
@@ -30,6 +31,13 @@ def test_points_that_know_nothing_of_blocks_are_not_suspicious() -> None:
     p_values = [count_near_seams("points", _uniform(seed, 500), SHAPE, CORE).p_value for seed in range(200)]
     assert not any(count_near_seams("points", _uniform(seed, 500), SHAPE, CORE).is_suspicious for seed in range(200))
     assert 0.3 < np.mean(p_values) < 0.7  # as chance has it
+
+
+@pytest.mark.parametrize(("near", "total", "share"), [(0, 9, 0.2), (9, 9, 0.2), (3, 40, 0.3), (260, 1000, 0.25)])
+def test_the_p_value_is_twice_the_smaller_tail(near: int, total: int, share: float) -> None:
+    tails = [stats.binomtest(near, total, share, alternative).pvalue for alternative in ("less", "greater")]
+    found = SeamCount(what="points", near=near, total=total, share=share).p_value
+    assert found == pytest.approx(min(1.0, 2 * min(tails)), rel=1e-9)
 
 
 def test_a_cut_at_the_faces_shows() -> None:
