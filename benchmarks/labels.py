@@ -37,7 +37,7 @@ from chunkflow.geometry.box import Box
 from chunkflow.geometry.scale import Scale
 from chunkflow.kernels import components
 from chunkflow.storage.layout import ArrayLayout
-from chunkflow.storage.omezarr import write_image_group
+from chunkflow.storage.omezarr_write import write_image_group
 from chunkflow.storage.volume import create_array, open_array
 from chunkflow.synth import phantoms
 

@@ -33,7 +33,7 @@ from chunkflow.geometry.scale import Scale
 from chunkflow.kernels import psf
 from chunkflow.run.resident import peak_bytes
 from chunkflow.storage.layout import layout_for_core
-from chunkflow.storage.omezarr import write_image_group
+from chunkflow.storage.omezarr_write import write_image_group
 from chunkflow.storage.volume import create_array, open_array
 from chunkflow.synth import optics, phantoms
 

@@ -22,7 +22,7 @@ from chunkflow.run.dask import local_engine
 from chunkflow.run.journal import Journal
 from chunkflow.run.probe import probe
 from chunkflow.run.resident import peak_bytes
-from chunkflow.storage import omezarr
+from chunkflow.storage import omezarr_write
 from chunkflow.storage.layout import ArrayLayout
 from chunkflow.storage.volume import create_array
 from chunkflow.synth import optics, phantoms
@@ -90,7 +90,7 @@ def petabyte() -> tuple[float, float, int]:
     with tempfile.TemporaryDirectory() as folder:
         image, scale = Path(folder, "in.ome.zarr"), Scale(VOXEL_UM)
         create_array(image / "0", ArrayLayout((PETABYTE,) * 3, "uint8", (128,) * 3, (1024,) * 3), scale)
-        omezarr.write_image_group(image, name="image", levels={"0": scale}, format="0.5")
+        omezarr_write.write_image_group(image, name="image", levels={"0": scale}, format="0.5")
         began = perf_counter()
         plan = cf.Pipeline(stages()).plan(image, Path(folder, "out"), memory=2 * LIMIT, workers=8)
         plan.to_dict()

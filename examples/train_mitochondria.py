@@ -38,7 +38,7 @@ from chunkflow.models.usage import Normalization
 from chunkflow.run.train import Training, train
 from chunkflow.run.training import About, Pair, Validation
 from chunkflow.storage.layout import layout_for_core
-from chunkflow.storage.omezarr import write_image_group, write_labels_group
+from chunkflow.storage.omezarr_write import write_image_group, write_labels_group
 from chunkflow.storage.volume import create_array
 from chunkflow.synth.crowds import VOXEL_UM
 from chunkflow.synth.mitochondria import HARDER, ORDINARY, Ranges, Stack, mitochondria_stack

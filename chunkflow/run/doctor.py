@@ -34,7 +34,7 @@ from chunkflow.stages.label import Label
 from chunkflow.stages.threshold import Threshold
 from chunkflow.storage.files import write_atomic
 from chunkflow.storage.layout import layout_for_core
-from chunkflow.storage.omezarr import write_image_group
+from chunkflow.storage.omezarr_write import write_image_group
 from chunkflow.storage.volume import create_array
 from chunkflow.synth import phantoms
 
@@ -49,7 +49,7 @@ LEAST_DISK_BYTES = 10 * 2**30
 TRIAL_SIDE = 48
 VARIABLES = re.compile(r"(OMP|MKL|NUMBA|OPENBLAS|MALLOC|CUDA|SLURM|DASK|CHUNKFLOW)_[A-Z_]*")
 SECRET = re.compile(r"(?i)(key|token|secret|password|credential|auth)")
-RUN_FILES = ("plan.json", "input.json", "journal.jsonl", "verify.json")
+RUN_FILES = ("plan.json", "input.json", "journal.jsonl", "log.jsonl", "verify.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

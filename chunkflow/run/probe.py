@@ -37,11 +37,11 @@ from chunkflow.plan.plan import Plan
 from chunkflow.run.driver import run_plan
 from chunkflow.run.engine import ClusterOptions, chosen_device
 from chunkflow.run.estimate import Estimate, Seen, estimated
+from chunkflow.run.events import Listener
 from chunkflow.run.journal import Journal
-from chunkflow.run.ongoing import Listener
 from chunkflow.run.places import run_folder
 from chunkflow.stages.measure import Measure
-from chunkflow.storage import omezarr
+from chunkflow.storage import omezarr_write
 from chunkflow.storage.layout import ArrayLayout
 from chunkflow.storage.volume import Volume, create_array
 
@@ -108,7 +108,8 @@ def probe(
         where = {"on": on, "workers": workers, "device": device, "options": options}
         seen = _run(plan, sample, folder, where, on_event or (lambda event: None))
         found = chosen_device(device, on=on, options=options)
-        return estimated(plan, seen, on=on, workers=workers, kind=found.kind, notes=_notes(plan))
+        kind = found.kind
+        return estimated(plan, seen, on=on, workers=workers, kind=kind, options=options, notes=_notes(plan))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -231,7 +232,7 @@ def _written(volume: Volume, sample: Sample, image: Path) -> Volume:
     layout = volume.layout
     own = ArrayLayout(sample.shape, layout.dtype, layout.chunk, layout.shard, layout.zarr_format, level=layout.level)
     stored = create_array(image / "0", own, volume.scale)
-    omezarr.write_image_group(
+    omezarr_write.write_image_group(
         image, name="probe", levels={"0": volume.scale}, format="0.5" if layout.zarr_format == 3 else "0.4"
     )
     for block in range(len(grid := Grid(sample.shape, own.write_unit))):

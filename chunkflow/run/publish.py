@@ -27,7 +27,7 @@ from chunkflow.run.journal import Journal
 from chunkflow.run.places import LABEL_NAMES, Places, is_staged, target_of
 from chunkflow.stages.base import table_of
 from chunkflow.stages.graph import GraphTables, graph_part
-from chunkflow.storage import graphs, omezarr, tables
+from chunkflow.storage import graphs, omezarr, omezarr_write, tables
 from chunkflow.storage.annotations import write_nodes
 from chunkflow.storage.channels import channel_shown
 from chunkflow.storage.files import copy_tree, remove_files, remove_tree, written_in
@@ -60,14 +60,22 @@ def publish(plan: Plan, places: Places, journal: Journal) -> None:
     for array in kept:
         target = plan.output / target_of(array.name)
         _move(places.staged(array.name), target)
-        restore_metadata(
-            target, final_layout(places, array)
-        )  # of an array that was there, anybody may have edited them
+        restore_metadata(target, final_layout(places, array))  # anybody may have edited those of one that was there
+    _journal_unpublished(plan, places, journal)
     _remove_others(plan.output, wanted)
     _write_groups(plan, places)
     _write_tables(plan, places)
     passes = {p.name: places.fingerprints[p.name] for p in plan.passes}
     journal.append("published", arrays=wanted, passes=passes, time=time(), stamp=stamp)
+
+
+def _journal_unpublished(plan: Plan, places: Places, journal: Journal) -> None:
+    """Arrays of passes that stand, which an earlier result kept and this one does not, are deleted with it."""
+    for array in plan.arrays.values():
+        fingerprint = places.fingerprints[array.producer]
+        was_published = journal.published.get(target_of(array.name)) == fingerprint
+        if was_published and not array.kept and not is_staged(places.staged(array.name)):
+            journal.append("dropped", **{"pass": fingerprint, "arrays": [array.name]})
 
 
 def _move(staged: Place, target: Place) -> None:
@@ -119,28 +127,30 @@ def _write_groups(plan: Plan, places: Places) -> None:
         limits = _limits(plan, places)
         channel = _shown(plan, contrast_window(_coarsest(plan, "image"), limits), limits)
         levels = _levels(plan.levels["image"])
-        omezarr.write_image_group(
+        omezarr_write.write_image_group(
             image, name="image", levels=levels, format=style, channels=[channel], default_z=plan.shape[0] // 2
         )
     elif labels:
-        omezarr.write_group(image, format=style)
+        omezarr_write.write_group(image, format=style)
     else:
         remove_tree(image)
     if labels:
-        omezarr.write_labels_group(image / "labels", [LABEL_NAMES[name] for name in labels], format=style)
+        omezarr_write.write_labels_group(image / "labels", [LABEL_NAMES[name] for name in labels], format=style)
     else:
         remove_tree(image / "labels")
     for name, folder in LABEL_NAMES.items():
         path = image / "labels" / folder
         if name in plan.levels:
-            omezarr.write_image_group(path, name=folder, levels=_levels(plan.levels[name]), format=style, labels=True)
+            omezarr_write.write_image_group(
+                path, name=folder, levels=_levels(plan.levels[name]), format=style, labels=True
+            )
         else:
             remove_tree(path)
     probability = plan.output / "probability.ome.zarr"
     if "probability" in plan.levels:
         levels = _levels(plan.levels["probability"])
         channel = omezarr.Channel("probability", (0.0, 1.0))
-        omezarr.write_image_group(
+        omezarr_write.write_image_group(
             probability,
             name="probability",
             levels=levels,

@@ -23,7 +23,8 @@ from chunkflow.geometry.box import Box, Triple
 from chunkflow.geometry.scale import MicrometerTriple, Scale
 from chunkflow.storage.files import write_atomic
 from chunkflow.storage.layout import LONGEST_SHARD, layout_for_core
-from chunkflow.storage.omezarr import Channel, write_image_group, write_labels_group
+from chunkflow.storage.omezarr import Channel
+from chunkflow.storage.omezarr_write import write_image_group, write_labels_group
 from chunkflow.storage.volume import create_array
 from chunkflow.synth import optics, phantoms
 

@@ -35,7 +35,8 @@ from chunkflow.storage.files import disk_full_reported
 from chunkflow.storage.hierarchy import zarr_kind
 from chunkflow.storage.image_source import ChannelStyle, ImageSource
 from chunkflow.storage.layout import LONGEST_SHARD, layout_for_core
-from chunkflow.storage.omezarr import ZARR_FORMAT, Channel, Format, write_image_group
+from chunkflow.storage.omezarr import ZARR_FORMAT, Channel, Format
+from chunkflow.storage.omezarr_write import write_image_group
 from chunkflow.storage.optics import Optics
 from chunkflow.storage.stores import is_url
 from chunkflow.storage.tiff import planes_of, stack_source

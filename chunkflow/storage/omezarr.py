@@ -1,4 +1,4 @@
-"""OME-Zarr 0.4 and 0.5: which array of an image is meant, where its voxels lie, and the metadata of what we write.
+"""OME-Zarr 0.4 and 0.5, read: which array of an image is meant, and where its voxels lie; `omezarr_write.py` writes.
 
     image.ome.zarr/      group: axes, levels, voxel sizes, optics  open_volume(path) -> Volume of one level,
       0/ 1/ 2/           arrays, each level half the one before        channel and time point
@@ -6,23 +6,20 @@
         objects/         an image like the one above, of object ids
 
 Foreign metadata enters here and is checked here; what cannot be understood without a guess is an error that names the
-remedy. What we write is whole or not there, with the same bytes for the same facts. Axes other than t, c, z, y, x and
-transformations other than scale and translation are where this ends.
+remedy. Axes other than t, c, z, y, x and transformations other than scale and translation are where this ends.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from chunkflow.errors import AccessError, InputError, UsageError, nearest
+from chunkflow.errors import AccessError, InputError, nearest
 from chunkflow.geometry.scale import Scale, um_per
-from chunkflow.storage.files import remove_files, write_atomic
 from chunkflow.storage.hierarchy import (
     Attributes,
     Node,
@@ -41,9 +38,8 @@ log = logging.getLogger(__name__)
 Format: TypeAlias = Literal["0.5", "0.4"]
 
 ZARR_FORMAT = {"0.5": 3, "0.4": 2}
-_OWN = "chunkflow"
+OWN = "chunkflow"
 """Attribute of an image for what OME-Zarr has no word for."""
-_COLORS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
 
 
 class _Foreign(BaseModel):
@@ -141,7 +137,7 @@ def _position(volume: Volume, letter: str) -> int:
 
 def _optics(node: Node, channels: int) -> tuple[Optics, ...]:
     """What the image says of each channel: in attributes of our own, else in the OME-XML beside it."""
-    own = node.attributes.get(_OWN)
+    own = node.attributes.get(OWN)
     if isinstance(own, dict) and "optics" in own:
         return sane_optics(own["optics"], channels, f"{node.path / node.metadata_file}")
     try:
@@ -353,124 +349,3 @@ def _shown(entry: Attributes) -> Channel:
     low, high, least, largest = (float(window[name]) for name in ("start", "end", "min", "max"))
     color = str(entry.get("color") or "FFFFFF").lstrip("#")
     return Channel(str(entry.get("label") or ""), (low, high), color, (least, largest))
-
-
-def write_image_group(
-    path: str | Place,
-    *,
-    name: str,
-    levels: Mapping[str, Scale],
-    format: Format = "0.5",
-    axes: str = "zyx",
-    channels: Sequence[Channel] = (),
-    default_z: int = 0,
-    labels: bool = False,
-    optics: Sequence[Optics] = (),
-) -> None:
-    """Write the metadata of an image whose arrays lie in subfolders.
-
-    Parameters
-    ----------
-    levels : subfolder -> scale of its voxels, finest first.
-    axes : one letter per axis of the arrays, of t, c, z, y, x in this order.
-    channels : how to show them; may be left out.
-    default_z : plane that viewers of planes show first.
-    labels : whether the voxels are object ids of the image two folders up.
-    optics : facts of each channel (see `storage.optics`), in an attribute of our own beside those of OME.
-    """
-    _check_format(format)
-    multiscale: Attributes = {
-        "name": name,
-        "axes": [_axis(letter) for letter in axes],
-        "datasets": [_dataset(subfolder, scale, axes) for subfolder, scale in levels.items()],
-    }
-    if format == "0.4":
-        multiscale = {"version": format, **multiscale}
-    ome: Attributes = {"multiscales": [multiscale]}
-    if channels:
-        shown = [_omero(channel, i, len(channels)) for i, channel in enumerate(channels)]
-        model = "greyscale" if [entry["color"] for entry in shown] == ["FFFFFF"] else "color"
-        ome["omero"] = {
-            "name": name,
-            "channels": shown,
-            "rdefs": {"defaultT": 0, "defaultZ": default_z, "model": model},
-        }
-    if labels:
-        version = {"version": format} if format == "0.4" else {}
-        ome["image-label"] = {**version, "source": {"image": "../../"}}
-    own: Attributes = {_OWN: {"optics": [dict(facts) for facts in optics]}} if any(optics) else {}
-    write_group(path, ome, format=format, beside=own)
-
-
-def write_labels_group(path: str | Place, names: Sequence[str], *, format: Format = "0.5") -> None:
-    """Write the metadata of a `labels` folder that lists the label images in it."""
-    write_group(path, {"labels": list(names)}, format=format)
-
-
-def write_group(
-    path: str | Place,
-    ome: Attributes | None = None,
-    *,
-    format: Format = "0.5",
-    beside: Attributes | None = None,
-) -> None:
-    """Write the metadata of a zarr group; the other format's is removed.
-
-    Parameters
-    ----------
-    ome : OME attributes, without the level that 0.5 puts around them.
-    beside : attributes that are none of OME's.
-    """
-    _check_format(format)
-    folder = place_of(path)
-    if format == "0.5":
-        attributes = {**({"ome": {"version": format, **ome}} if ome else {}), **(beside or {})}
-        write_atomic(folder / "zarr.json", _json({"zarr_format": 3, "node_type": "group", "attributes": attributes}))
-        others: tuple[str, ...] = (".zgroup", ".zattrs")
-    else:
-        write_atomic(folder / ".zgroup", _json({"zarr_format": 2}))
-        write_atomic(folder / ".zattrs", _json({**(ome or {}), **(beside or {})}))
-        others = ("zarr.json",)
-    remove_files(folder, others)
-
-
-def _check_format(format: str) -> None:
-    if format not in ZARR_FORMAT:
-        raise UsageError(f"OME-Zarr {format!r} cannot be written", 'Choose "0.5" or "0.4"')
-
-
-def _json(value: Attributes) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _axis(letter: str) -> Attributes:
-    kind = {"t": "time", "c": "channel"}.get(letter, "space")
-    unit = {"unit": "micrometer"} if kind == "space" else {}
-    return {"name": letter, "type": kind, **unit}
-
-
-def _dataset(subfolder: str, scale: Scale, axes: str) -> Attributes:
-    voxel = dict(zip("zyx", scale.voxel_um, strict=True))
-    origin = dict(zip("zyx", scale.translation_um, strict=True))
-    return {
-        "path": subfolder,
-        "coordinateTransformations": [
-            {"type": "scale", "scale": [voxel.get(letter, 1.0) for letter in axes]},
-            {"type": "translation", "translation": [origin.get(letter, 0.0) for letter in axes]},
-        ],
-    }
-
-
-def _omero(channel: Channel, index: int, count: int) -> Attributes:
-    low, high = channel.window
-    least, largest = channel.limits or channel.window
-    color = channel.color or ("FFFFFF" if count == 1 else _COLORS[index % len(_COLORS)])
-    return {
-        "label": channel.name,
-        "color": color,
-        "active": True,
-        "coefficient": 1.0,
-        "family": "linear",
-        "inverted": False,
-        "window": {"min": least, "max": largest, "start": low, "end": high},
-    }

@@ -34,7 +34,7 @@ from chunkflow.run.result import Result
 from chunkflow.stages.base import Stage
 from chunkflow.stages.predict import Predict
 from chunkflow.storage.layout import layout_for_core
-from chunkflow.storage.omezarr import write_image_group
+from chunkflow.storage.omezarr_write import write_image_group
 from chunkflow.storage.volume import Volume, create_array, open_array
 
 Kind = Literal["image", "mask", "labels"]

@@ -15,7 +15,7 @@ from chunkflow.geometry.scale import Scale
 from chunkflow.plan import blocks
 from chunkflow.plan.reading import files_of, traffic_of
 from chunkflow.stages.base import boxes_of_chain
-from chunkflow.storage import omezarr
+from chunkflow.storage import omezarr_write
 from chunkflow.storage.layout import ArrayLayout
 from chunkflow.storage.volume import create_array
 
@@ -27,7 +27,7 @@ FULL = [cf.Deconvolve(psf=PSF), cf.Threshold(smooth_um=0.06), cf.Label(), cf.Ske
 def _metadata(folder: Path, shape: Triple, chunk: Triple, shard: Triple | None = None) -> Path:
     """An image without a single file of voxels."""
     create_array(folder / "0", ArrayLayout(shape, "uint8", chunk, shard), SCALE)
-    omezarr.write_image_group(folder, name="image", levels={"0": SCALE}, format="0.5")
+    omezarr_write.write_image_group(folder, name="image", levels={"0": SCALE}, format="0.5")
     return folder
 
 

@@ -25,7 +25,7 @@ from chunkflow.report.report import write_report
 from chunkflow.run.journal import Journal
 from chunkflow.run.result import Result, open_result
 from chunkflow.storage.layout import layout_for_core
-from chunkflow.storage.omezarr import write_image_group
+from chunkflow.storage.omezarr_write import write_image_group
 from chunkflow.storage.volume import create_array
 
 VOXEL_UM = (0.3, 0.1, 0.1)

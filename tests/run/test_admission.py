@@ -12,7 +12,7 @@ from chunkflow.errors import InputChangedError, UsageError
 from chunkflow.geometry.scale import Scale
 from chunkflow.run.admission import check_admission
 from chunkflow.storage.layout import layout_for_core
-from chunkflow.storage.omezarr import write_image_group
+from chunkflow.storage.omezarr_write import write_image_group
 from chunkflow.storage.volume import create_array
 
 PIPELINE = cf.Pipeline([cf.Threshold(method="fixed", value=100.0), cf.Label()])

@@ -23,7 +23,8 @@ from chunkflow.stages.deconvolve import Deconvolve
 from chunkflow.stages.microscope import described
 from chunkflow.stages.psf import Psf, PsfOnGrid
 from chunkflow.storage.layout import layout_for_core
-from chunkflow.storage.omezarr import Channel, write_image_group
+from chunkflow.storage.omezarr import Channel
+from chunkflow.storage.omezarr_write import write_image_group
 from chunkflow.storage.tiff import read_tiff
 from chunkflow.storage.volume import create_array
 from chunkflow.testing.suites import write_volume

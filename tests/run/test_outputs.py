@@ -17,7 +17,7 @@ import chunkflow as cf
 from chunkflow.geometry.box import Box
 from chunkflow.geometry.scale import Scale
 from chunkflow.storage.layout import layout_for_core
-from chunkflow.storage.omezarr import write_image_group
+from chunkflow.storage.omezarr_write import write_image_group
 from chunkflow.storage.volume import create_array
 from chunkflow.synth import optics, phantoms
 from chunkflow.testing.suites import graph_differences

@@ -17,7 +17,7 @@ from chunkflow.plan.region import in_region
 from chunkflow.run import preview as previews
 from chunkflow.run.preview import brightest, check_target, preview
 from chunkflow.storage.layout import layout_for_core
-from chunkflow.storage.omezarr import write_image_group
+from chunkflow.storage.omezarr_write import write_image_group
 from chunkflow.storage.tiff_image import write_tiff
 from chunkflow.storage.volume import Volume, create_array
 from chunkflow.testing import suites

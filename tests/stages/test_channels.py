@@ -23,7 +23,8 @@ from chunkflow.stages.measure import Measure
 from chunkflow.stages.resample import Resample
 from chunkflow.stages.threshold import Threshold
 from chunkflow.storage.layout import layout_for_core
-from chunkflow.storage.omezarr import Channel, write_image_group
+from chunkflow.storage.omezarr import Channel
+from chunkflow.storage.omezarr_write import write_image_group
 from chunkflow.storage.volume import create_array
 from chunkflow.testing.suites import differences, random_volume
 

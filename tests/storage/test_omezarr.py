@@ -11,15 +11,8 @@ from chunkflow.errors import InputError, InputNotFoundError, UsageError
 from chunkflow.geometry.scale import Scale
 from chunkflow.storage.hierarchy import zarr_kind
 from chunkflow.storage.layout import layout_for_core
-from chunkflow.storage.omezarr import (
-    ZARR_FORMAT,
-    Channel,
-    Format,
-    open_volume,
-    write_group,
-    write_image_group,
-    write_labels_group,
-)
+from chunkflow.storage.omezarr import ZARR_FORMAT, Channel, Format, open_volume
+from chunkflow.storage.omezarr_write import write_group, write_image_group, write_labels_group
 from chunkflow.storage.volume import create_array
 
 FORMATS: list[Format] = ["0.5", "0.4"]

@@ -11,7 +11,8 @@ import zarr
 
 from chunkflow.geometry.scale import Scale
 from chunkflow.storage.importing import import_image
-from chunkflow.storage.omezarr import Format, image_facts, open_volume, write_group, write_image_group
+from chunkflow.storage.omezarr import Format, image_facts, open_volume
+from chunkflow.storage.omezarr_write import write_group, write_image_group
 from chunkflow.storage.optics import ome_optics
 
 FORMATS: list[Format] = ["0.5", "0.4"]

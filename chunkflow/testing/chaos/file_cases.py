@@ -98,7 +98,7 @@ def _complete(pattern: str, fault: Fault, folder: Path) -> int:
 def _chunked_input(folder: Path) -> Path:
     """The volume in many files, with checksums as we write them."""
     from chunkflow.geometry.scale import Scale
-    from chunkflow.storage.omezarr import write_image_group
+    from chunkflow.storage.omezarr_write import write_image_group
     from chunkflow.storage.volume import create_array, layout_for_core
 
     scale = Scale(world.VOXEL_UM)

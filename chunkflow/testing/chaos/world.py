@@ -192,5 +192,5 @@ def shuffled(seed: int, *, twice: bool = False) -> Callable[[list[int]], list[in
 @contextmanager
 def engine(instead: Any) -> Iterator[None]:
     """Runs in this context compute on an engine of ours."""
-    with mock.patch.object(driver, "chosen_engine", return_value=instead):
+    with mock.patch.object(driver, "engine_for", return_value=instead):
         yield
