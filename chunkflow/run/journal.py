@@ -22,15 +22,16 @@ from time import monotonic
 from typing import Any, Self
 
 from chunkflow.errors import IntegrityError
-from chunkflow.run import segments
 from chunkflow.run.digests import Trust
 from chunkflow.run.segments import Segments, journal_line, segment_lines
+from chunkflow.run.unit_lines import UnitLines
 from chunkflow.storage.files import disk_full_reported
 from chunkflow.storage.retry import added
 from chunkflow.storage.stores import ObjectPath, Place
 
-SYNC_LINES = 32
-SYNC_SECONDS = 1.0
+SYNC = (32, 1.0)
+SYNC_SEGMENTS = (1024, 5.0)
+"""Lines and seconds that units wait for each other: in a file, and in segments, each of which is a request."""
 LAST_WORDS_BYTES = 2**16
 
 
@@ -46,7 +47,7 @@ class PassState:
     requests : of the driver to object stores, for this pass
     """
 
-    done: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    done: UnitLines = field(default_factory=UnitLines)
     failed: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     quarantined: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     finished: bool = False
@@ -98,7 +99,7 @@ class Journal:
     def read(cls, path: Place) -> Self:
         """The state in a journal, for looking only."""
         journal = cls(path)
-        for event in _valid_lines(path)[0]:
+        for event, _ in _valid_lines(path):
             journal._apply_read(event)
         return journal
 
@@ -108,16 +109,15 @@ class Journal:
         journal = cls(path)
         if isinstance(path, ObjectPath):
             journal._segments = Segments(path)  # before reading: what comes after is somebody else's
-            for event in _valid_lines(path)[0]:
+            for event, _ in _valid_lines(path):
                 journal._apply_read(event)
             return journal
         path.parent.mkdir(parents=True, exist_ok=True)
-        events, length = _valid_lines(path)
-        for event in events:
+        for event, length in _valid_lines(path):
             journal._apply_read(event)
+            journal._length = length
         journal._file = path.open("ab")
-        journal._file.truncate(length)
-        journal._length = length
+        journal._file.truncate(journal._length)
         journal._keep_reserve()
         return journal
 
@@ -158,7 +158,7 @@ class Journal:
             self._write(journal_line(text))
         self._apply(content)
         self._unsynced += 1
-        lines, seconds = _batch(self._segments)
+        lines, seconds = SYNC if self._segments is None else SYNC_SEGMENTS
         late = monotonic() - self._synced_at > seconds
         if event != "unit" or self._unsynced >= lines or late:
             self.sync()
@@ -305,11 +305,6 @@ def _check_types(event: Any) -> None:
             raise TypeError(f"{name} holds other things")
 
 
-def _batch(put: Segments | None) -> tuple[int, float]:
-    """Lines and seconds that units wait for each other."""
-    return (SYNC_LINES, SYNC_SECONDS) if put is None else (segments.SYNC_LINES, segments.SYNC_SECONDS)
-
-
 def forget_journal(path: Place) -> None:
     """Begin anew; the caller holds the output's lock."""
     if isinstance(path, ObjectPath):
@@ -318,20 +313,19 @@ def forget_journal(path: Place) -> None:
         path.unlink(missing_ok=True)
 
 
-def _valid_lines(path: Place) -> tuple[list[dict[str, Any]], int]:
-    """The events up to the first damaged line, and the length in bytes of those lines."""
-    events: list[dict[str, Any]] = []
+def _valid_lines(path: Place) -> Iterator[tuple[dict[str, Any], int]]:
+    """The events up to the first damaged line, each with the length in bytes of the lines until it ends."""
     length = 0
     for line in _lines(path):
         crc, _, text = line.rstrip(b"\n").partition(b" ")
         if not line.endswith(b"\n") or crc != f"{zlib.crc32(text):08x}".encode():
             break
         try:
-            events.append(json.loads(text))
+            event = json.loads(text)
         except ValueError as error:  # with a checksum that holds
             raise _foreign(path, error, repr(text)) from error
         length += len(line)
-    return events, length
+        yield event, length
 
 
 def _foreign(path: Place, error: Exception, text: str) -> IntegrityError:
