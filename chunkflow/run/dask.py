@@ -14,16 +14,18 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import dask
 import dask.array
+from dask.utils import key_split
 from distributed import Client, LocalCluster
 
 from chunkflow.backend import compute_kind, find_device
 from chunkflow.errors import BlockError, ClusterError, UsageError
 from chunkflow.run.addresses import check_address
+from chunkflow.run.dashboard import ADDRESS, can_draw, dashboard_of
 from chunkflow.run.engine import Outcome
 from chunkflow.run.flight import THREADS, Cluster, Flight, Keeper, Lost, Stuck
 from chunkflow.run.watchdog import Patience, Watchdog
@@ -34,6 +36,7 @@ R = TypeVar("R")
 
 CLOSING_SECONDS = 30  # a cluster that takes longer to close is left to itself
 DEATHS_ALONE = 2  # workers a unit may kill while it runs alone
+TIDY_UNITS = 2000
 KIND_SECONDS = 300  # for a worker to import what it computes with
 
 WORKER_ENVIRONMENT = {
@@ -87,6 +90,11 @@ class DaskEngine:
         self._patience = patience or Patience()
         self._cluster = Cluster(client, self._patience, keeper)
 
+    @cached_property
+    def dashboard(self) -> str:
+        """See `chunkflow.run.engine.Engine`."""
+        return dashboard_of(self.client)
+
     @property
     def workers(self) -> int:
         """Workers right now; at least 1, since more may come."""
@@ -101,7 +109,9 @@ class DaskEngine:
         """
         watchdog = Watchdog(self._patience)
         suspects: list[int] = []
-        for unit, outcome in Flight(self._cluster, function, units).outcomes(watchdog):
+        for number, (unit, outcome) in enumerate(Flight(self._cluster, function, units).outcomes(watchdog), 1):
+            if number % TIDY_UNITS == 0:
+                self._tidy()
             if _is_suspect(outcome):
                 log.warning("block %d is tried again, alone: %s", unit, outcome)
                 suspects.append(unit)
@@ -110,6 +120,12 @@ class DaskEngine:
         for unit in suspects:
             for alone, outcome in Flight(self._cluster, function, [unit], window=1).outcomes(watchdog):
                 yield alone, _own_fault(outcome) if _is_suspect(outcome) else outcome
+
+    def _tidy(self) -> None:
+        """Let a scheduler of our own forget what it remembers of every task it ever had."""
+        if self._owned is not None:
+            with suppress(OSError, TimeoutError):  # the next look at the cluster says it better
+                self.client.run_on_scheduler(_forget_tasks)
 
     def kind(self) -> str:
         """Compute kind of one of the workers, once there is one."""
@@ -129,6 +145,14 @@ class DaskEngine:
             self._owned()
 
 
+def _forget_tasks(dask_scheduler: Any) -> None:
+    """In the scheduler: it keeps the names of the last 100,000 tasks, and a number of every graph, about 600 bytes."""
+    key_split.cache_clear()
+    spans = dask_scheduler.extensions.get("spans")
+    for span in spans.spans.values() if spans is not None else ():
+        span._metadata_seen.clear()
+
+
 def local_engine(
     workers: int, memory_bytes: int, device: str = "cpu", *, patience: Patience | None = None
 ) -> DaskEngine:
@@ -140,16 +164,13 @@ def local_engine(
             processes=True,
             memory_limit=memory_bytes,
             host="127.0.0.1",
-            # Not None: the scheduler would open its HTTP server at 8787 all the same, and warn where that is taken.
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": False},
+            dashboard_address=ADDRESS,
+            scheduler_kwargs={"dashboard": can_draw()},
             silence_logs=logging.CRITICAL,
         )
         client = Client(cluster)
 
-    # A worker that is missing this long after one of its name died is given up, and its nanny with it: 15 seconds by
-    # default, so that a second death, or a slow start, leaves a cluster without workers that waits for ever.
-    lasting = dask.config.set({"distributed.deploy.lost-worker-timeout": "24 hours"})
+    give_up = workers_awaited()
 
     def close() -> None:
         client.close()
@@ -157,9 +178,19 @@ def local_engine(
             cluster.close(timeout=CLOSING_SECONDS)
         except TimeoutError:  # a nanny that waits for a worker which died while it started
             _kill_workers(cluster)
-        lasting.__exit__(None, None, None)
+        give_up()
 
     return DaskEngine(client, device=device, owned=close, patience=patience)
+
+
+def workers_awaited() -> Callable[[], None]:
+    """Let clusters wait for workers that died and are started again; returns what ends that.
+
+    dask gives up a worker that has been missing for 15 seconds since one of its name died, and its nanny with it: so a
+    second death, or a slow start, would leave a cluster without workers that waits for ever.
+    """
+    lasting = dask.config.set({"distributed.deploy.lost-worker-timeout": "24 hours"})
+    return lambda: lasting.__exit__(None, None, None)
 
 
 def _kill_workers(cluster: LocalCluster) -> None:
