@@ -7,12 +7,14 @@ and a dense one (sponge) are measured. The graphs are made from one skeleton, ou
 loops: the mask's own number follows from its Euler characteristic.
 
 Then whole runs, from a stored mask to a stored skeleton, in blocks on four workers: threads, and processes of a local
-cluster that stands already. The peer reads the same store, calls `skeletonize` once and writes the same shards; ours
-also labels the components, fills cavities, makes the graph and its tables, and proves every object's loops.
+cluster that stands already (`--sides N ...`: other sizes than 512). The peer reads the same store, calls `skeletonize`
+once and writes the same shards; ours also labels the components, fills cavities, makes the graph and its tables, and
+proves every object's loops.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from typing import Any
 
 import networks
 import numpy as np
-from common import PassClock, Report, Row, options, peer, spread, take_turns
+from common import Options, PassClock, Report, Row, options, peer, spread, take_turns
 from distributed import Client
 from labels import WORKERS, local_cluster, write_mask
 from numpy.typing import NDArray
@@ -50,7 +52,7 @@ CLOSED = np.zeros((3, 2), bool)  # the array is the whole volume
 
 def main() -> None:
     """Measure and report."""
-    given = options(str(__doc__))
+    given, sides = _options()
     packages = ["numba", "scipy", "scikit-image", "kimimaro", "skan"]
     report = Report("skeleton", "Skeleton and graph beside scipy, scikit-image, kimimaro and skan", given, packages)
     skan, kimimaro = peer("skan", report), peer("kimimaro", report)
@@ -66,11 +68,19 @@ def main() -> None:
     compare_teasar(report, "network", web, kimimaro)
     compare(report, "sponge", sponge(shape), skan)
     report.notes.append("our graph also has radii along each branch, spurs pruned and curves smoothed; skan's has not")
-    if not given.quick:
-        large = (LARGE_SIDE,) * 3
-        compare_runs(report, "tubes", phantoms.mitochondria(large, VOXEL_UM, seed=1).labels > 0)
-        compare_runs(report, "sponge", sponge(large))
+    for side in sides:
+        compare_runs(report, "tubes", phantoms.mitochondria((side,) * 3, VOXEL_UM, seed=1).labels > 0)
+        compare_runs(report, "sponge", sponge((side,) * 3))
     report.finish()
+
+
+def _options() -> tuple[Options, tuple[int, ...]]:
+    """The common options, and the sides of the volumes of whole runs (none where it is to be quick)."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--sides", type=int, nargs="*", help="of whole runs in blocks")
+    own, rest = parser.parse_known_args()
+    given = options(str(__doc__) + "\n--sides N ...: sides of the volumes of whole runs in blocks (512)", rest)
+    return given, tuple(own.sides if own.sides is not None else () if given.quick else (LARGE_SIDE,))
 
 
 def compare(report: Report, what: str, mask: NDArray[np.bool_], skan: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -62,11 +63,17 @@ class OpenVoxels:
     @classmethod
     def joined(cls, lists: Sequence[OpenVoxels]) -> OpenVoxels:
         """One list of all, ordered by index."""
-        order = np.argsort(np.concatenate([np.zeros(0, np.int64), *(part.index for part in lists)]), kind="stable")
-        columns = (
-            np.concatenate([getattr(part, column.name) for part in (cls.empty(), *lists)])[order]
-            for column in fields(cls)
-        )
+        return cls.gathered({column.name: [getattr(part, column.name) for part in lists] for column in fields(cls)})
+
+    @classmethod
+    def gathered(cls, parts: dict[str, list[Any]]) -> OpenVoxels:
+        """One list from the columns of several, ordered by index. `parts` is used up, so that memory is held once."""
+        empty = cls.empty()
+        order = np.argsort(np.concatenate([empty.index, *parts["index"]]), kind="stable")
+        columns = []
+        for column in fields(cls):
+            together = np.concatenate([getattr(empty, column.name), *parts.pop(column.name)])
+            columns.append(together[order])
         return cls(*columns)
 
     def of(self, rows: NDArray[np.bool_]) -> OpenVoxels:

@@ -20,9 +20,9 @@ a neighbour gone or become unknown, or that may anchor. Looks between would see 
 are one to two looks per voxel. Independent of the order in which lists arrive, because the order of the voxels is
 their key.
 
-Memory follows the longest joined list: 55 B a voxel in the lists and about 180 B while they are solved. Tubes leave
-next to nothing. Of thick objects much climbs where blocks are small beside them: in 256 x 512 x 512 voxels of which one
-object fills a half, blocks of 64 left 4 million voxels to a joint of 256^3, and a worker took 1.5 GB.
+Memory follows the longest joined list: VOXEL_BYTES for each of its voxels. Tubes leave next to nothing. Of thick
+objects much climbs where blocks are small beside them: in 256 x 512 x 512 voxels of which one object fills a half,
+blocks of 64 left 4 million voxels, a quarter of them, to a joint of 256^3.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ from chunkflow.kernels.thinning import ALIVE, LAST_PASS, OPEN
 
 Triple = tuple[int, int, int]
 
+
+VOXEL_BYTES = 128
+"""What a voxel of a list takes at most while lists are joined and solved."""
 
 NEVER = 1000
 """A pass that does not come."""
@@ -96,16 +99,18 @@ def solve(
     offsets = NEIGHBOURS @ np.array([shape[1] * shape[2], shape[2], 1], np.int64)
     index, key, lower = open_voxels.index, open_voxels.key, open_voxels.lower
     history = open_voxels.history
-    neighbour = _link(index, history, offsets)
+    rows = np.empty((len(index), 9), np.int32)
+    _link(index, offsets, rows)
     if len(told_index):
         order = np.argsort(told_index, kind="stable")
-        _hear(index, open_voxels.start, history, lower, neighbour, offsets, told_index[order], told_history[order])
+        _hear(index, open_voxels.start, history, lower, rows, offsets, told_index[order], told_history[order])
     became = np.where(key == NO_KEY, np.uint8(OPEN), np.uint8(ALIVE))
     active = np.argsort(key, kind="stable").astype(np.int32)[np.count_nonzero(key == NO_KEY) :]
     start = open_voxels.start.copy()
-    _replay(key, open_voxels.start, history, lower, neighbour, table(), t0, passes, active, became, start)
-    is_awaited = _write_down(history, lower, neighbour, became, start)
-    del neighbour, active
+    linked = (history, lower, rows, offsets)
+    _replay(index, key, open_voxels.start, *linked, table(), t0, passes, active, became, start)
+    is_awaited = _write_down(index, *linked, became, start)
+    del rows, linked, active
     still = became == OPEN
     decided = ~still
     return Solved(
@@ -118,21 +123,33 @@ def solve(
     )
 
 
+_ROW = np.repeat(np.arange(9), [3, 3, 3, 3, 2, 3, 3, 3, 3])  # of each neighbour, among the rows around a voxel
+_ROW_BEGINS = np.array([0, 3, 6, 9, 12, 14, 17, 20, 23])  # the first neighbour of each row
+
+
 @njit(cache=True, nogil=True)
-def _link(index: NDArray[np.int64], history: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.int32]:
-    """(N, 26) rows of the open neighbours in the same list, -1 where they are in another. One sweep per offset."""
-    neighbour = np.full(history.shape, -1, np.int32)
-    for i in range(26):
-        row = 0
+def _link(index: NDArray[np.int64], offsets: NDArray[np.int64], rows: NDArray[np.int32]) -> None:
+    """(N, 9): where in the list, whose indices ascend, the neighbours in each of the rows around a voxel begin.
+
+    One sweep per row. All 26 links would take three times the memory, which is what limits the length of lists.
+    """
+    for row in range(9):
+        begins = offsets[_ROW_BEGINS[row]]
+        place = 0
         for n in range(index.size):
-            if history[n, i] != OPEN:
-                continue
-            wanted = index[n] + offsets[i]
-            while row < index.size and index[row] < wanted:
-                row += 1
-            if row < index.size and index[row] == wanted:
-                neighbour[n, i] = row
-    return neighbour
+            while place < index.size and index[place] < index[n] + begins:
+                place += 1
+            rows[n, row] = place
+
+
+@njit(cache=True, nogil=True)
+def _linked(voxel: int, i: int, index: NDArray[np.int64], rows: NDArray[np.int32], offsets: NDArray[np.int64]) -> int:
+    """Where neighbour i of a voxel is in the list; -1 if it is in another."""
+    wanted = index[voxel] + offsets[i]
+    place = int(rows[voxel, _ROW[i]])
+    while place < index.size and index[place] < wanted:  # at most twice
+        place += 1
+    return place if place < index.size and index[place] == wanted else -1
 
 
 @njit(cache=True, nogil=True)
@@ -141,7 +158,7 @@ def _hear(
     start: NDArray[np.uint8],
     history: NDArray[np.uint8],
     lower: NDArray[np.uint32],
-    neighbour: NDArray[np.int32],
+    rows: NDArray[np.int32],
     offsets: NDArray[np.int64],
     told_index: NDArray[np.int64],
     told_history: NDArray[np.uint8],
@@ -149,7 +166,7 @@ def _hear(
     """Write what was told into the histories; `told_index` ascends."""
     for n in range(index.size):
         for i in range(26):
-            if history[n, i] == OPEN and neighbour[n, i] < 0:
+            if history[n, i] == OPEN and _linked(n, i, index, rows, offsets) < 0:
                 wanted = index[n] + offsets[i]
                 at = np.searchsorted(told_index, wanted)
                 if at < told_index.size and told_index[at] == wanted:
@@ -159,11 +176,13 @@ def _hear(
 
 @njit(cache=True, nogil=True)
 def _replay(
+    index: NDArray[np.int64],
     key: NDArray[np.int64],
     first: NDArray[np.uint8],
     history: NDArray[np.uint8],
     lower: NDArray[np.uint32],
-    neighbour: NDArray[np.int32],
+    rows: NDArray[np.int32],
+    offsets: NDArray[np.int64],
     decisions: NDArray[np.uint8],
     t0: int,
     passes: int,
@@ -195,13 +214,13 @@ def _replay(
                 active[live] = voxel
                 live += 1
                 continue
-            possible, again = _look(voxel, t, history, lower, neighbour, became, decisions, unknown)
+            possible, again = _look(voxel, t, index, history, lower, rows, offsets, became, decisions, unknown)
             decision = common_decision(possible, t > t0, is_unsure[voxel])
             if decision in (DELETE, UNDECIDED):
                 became[voxel] = t if decision == DELETE else OPEN
                 if decision == UNDECIDED and not is_unsure[voxel]:
                     start[voxel] = t
-                _wake(voxel, t, key, first, neighbour, due)
+                _wake(voxel, t, index, key, first, history, rows, offsets, due)
             elif decision != ANCHOR:
                 if decision == ANCHOR_OR_KEEP and not is_unsure[voxel]:
                     is_unsure[voxel] = True
@@ -217,9 +236,11 @@ def _replay(
 def _look(
     voxel: int,
     t: int,
+    index: NDArray[np.int64],
     history: NDArray[np.uint8],
     lower: NDArray[np.uint32],
-    neighbour: NDArray[np.int32],
+    rows: NDArray[np.int32],
+    offsets: NDArray[np.int64],
     became: NDArray[np.uint8],
     decisions: NDArray[np.uint8],
     unknown: NDArray[np.int64],
@@ -236,7 +257,7 @@ def _look(
         if known == 0:
             continue
         if known == OPEN:
-            other = neighbour[voxel, i]
+            other = _linked(voxel, i, index, rows, offsets)
             if other < 0 or became[other] == OPEN:
                 unknown[n_unknown] = i
                 n_unknown += 1
@@ -258,14 +279,19 @@ def _look(
 def _wake(
     voxel: int,
     t: int,
+    index: NDArray[np.int64],
     key: NDArray[np.int64],
     first: NDArray[np.uint8],
-    neighbour: NDArray[np.int32],
+    history: NDArray[np.uint8],
+    rows: NDArray[np.int32],
+    offsets: NDArray[np.int64],
     due: NDArray[np.int16],
 ) -> None:
     """Have the neighbours looked at in the first pass that sees what became of a voxel in pass t."""
     for i in range(26):
-        other = neighbour[voxel, i]
+        if history[voxel, i] != OPEN:
+            continue
+        other = _linked(voxel, i, index, rows, offsets)
         if other >= 0:
             sees = t if key[other] > key[voxel] else t + 1
             due[other] = min(due[other], max(sees, first[other]))
@@ -273,9 +299,11 @@ def _wake(
 
 @njit(cache=True, nogil=True)
 def _write_down(
+    index: NDArray[np.int64],
     history: NDArray[np.uint8],
     lower: NDArray[np.uint32],
-    neighbour: NDArray[np.int32],
+    rows: NDArray[np.int32],
+    offsets: NDArray[np.int64],
     became: NDArray[np.uint8],
     start: NDArray[np.uint8],
 ) -> NDArray[np.bool_]:
@@ -285,7 +313,7 @@ def _write_down(
         for i in range(26):
             if history[n, i] != OPEN:
                 continue
-            other = neighbour[n, i]
+            other = _linked(n, i, index, rows, offsets)
             if other < 0:
                 is_awaited[n] = became[n] != OPEN
             elif became[n] == OPEN and became[other] != OPEN:

@@ -34,6 +34,7 @@ no halo is enough there, and `kernels.residual` solves what stays OPEN. Crops ho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numba import njit
@@ -53,7 +54,8 @@ from chunkflow.kernels.decisions import (
     possible_decisions,
     table,
 )
-from chunkflow.kernels.distance import UNKNOWN, Labels, as_labels
+from chunkflow.kernels.distance import TILE, UNKNOWN, Labels, as_labels, occupied_tiles
+from chunkflow.kernels.neighbourhoods import SPARE_BYTES, lowest_bits, row_offsets
 from chunkflow.kernels.voxel_order import PARITY_RANK, Indices, in_order
 
 OPEN = 254
@@ -133,74 +135,108 @@ def thin(
     offsets = NEIGHBOURS @ strides
     rank = np.ascontiguousarray(np.roll(PARITY_RANK, [-(start & 1) for start in origin], axis=(0, 1, 2)))
 
-    state = np.zeros(padded, np.uint8)
-    state[1:-1, 1:-1, 1:-1] = labels != 0
-    history = state * np.uint8(ALIVE)
-    known, unknown, largest, several = _survey(labels, distance2)
-    order = in_order(labels, distance2, rank, strides, known, int(largest))
+    state = np.zeros(prod(padded) + SPARE_BYTES, np.uint8)[: prod(padded)].reshape(padded)
+    history = np.zeros(padded, np.uint8)
+    occupied = occupied_tiles(labels)
+    known, unknown, largest, several = _survey(labels, distance2, occupied, state, history)
+    order = in_order(labels, distance2, rank, strides, occupied, known, largest)
     owner = np.pad(labels, 1).ravel() if several else np.zeros(1, labels.dtype)  # read only where labels may touch
     if several:
-        _mark_contacts(distance2, known, sum(weights), owner, strides, offsets, state.ravel())
+        _mark_contacts(distance2, occupied, sum(weights), owner, strides, offsets, state.ravel())
     may_stay_open = bool(unknown or open_borders.any())
     start = np.zeros(padded if may_stay_open else (1, 1, 1), np.uint8)
     if unknown:
         _mark_unknown(labels, distance2, strides, offsets, state.ravel(), history.ravel(), start.ravel())
     _mark_open_borders(state, open_borders)
-    _run_passes(state.ravel(), owner, order, offsets, table(), t0, passes, history.ravel(), start.ravel())
+    given = (offsets, row_offsets(strides), table(), t0, passes)
+    _run_passes(state.ravel(), owner, order, *given, history.ravel(), start.ravel())
     del state, owner, order
-    inside = (slice(1, -1),) * 3
-    return Thinned(np.ascontiguousarray(history[inside]), start[inside] if may_stay_open else None)
+    found = np.zeros(labels.shape, np.uint8)
+    _unpad(history, occupied, found)
+    return Thinned(found, start[1:-1, 1:-1, 1:-1] if may_stay_open else None)
+
+
+def padding_behind(open_borders: NDArray[np.bool_]) -> list[tuple[slice, ...]]:
+    """The parts of a padding of one voxel that lie behind open borders, (3, 2) bool.
+
+    A corner of the padding is in them only if all borders that it lies behind are open: behind a closed one all is
+    background.
+    """
+    reach = [slice(0 if low else 1, None if high else -1) for low, high in open_borders]
+    planes = (slice(0, 1), slice(-1, None))
+    sides = [(axis, side) for axis in range(3) for side in range(2) if open_borders[axis, side]]
+    return [(*reach[:axis], planes[side], *reach[axis + 1 :]) for axis, side in sides]
 
 
 def _mark_open_borders(state: NDArray[np.uint8], open_borders: NDArray[np.bool_]) -> None:
-    """Fill the padding behind open borders with unknown voxels and mark the voxels that see it.
-
-    A corner of the padding is unknown only if all borders that it lies behind are open: behind a closed one all is
-    background.
-    """
+    """Fill the padding behind open borders with unknown voxels and mark the voxels that see it."""
+    for behind in padding_behind(open_borders):
+        state[behind] = LIVE | TAINT | BEHIND
     inside = slice(1, -1)
-    reach = [slice(0 if low else 1, None if high else -1) for low, high in open_borders]
-    for axis in range(3):
-        for side, outer, inner in ((0, 0, 1), (1, -1, -2)):
-            if open_borders[axis, side]:
-                behind = [*reach[:axis], slice(outer, outer + 1 or None), *reach[axis + 1 :]]
-                state[tuple(behind)] = LIVE | TAINT | BEHIND
+    for axis, sides in enumerate(open_borders):
+        for is_open, inner in zip(sides, (1, -2), strict=True):
+            if is_open:
                 at_border = state[tuple(inner if a == axis else inside for a in range(3))]
                 at_border[at_border != 0] |= SLOW
 
 
 @njit(cache=True, nogil=True)
-def _survey(labels: Labels, distance2: NDArray[np.int32]) -> tuple[NDArray[np.int64], int, int, bool]:
-    """Voxels with a known distance per row (z, y), number without one, largest distance, are there several labels."""
+def _survey(
+    labels: Labels,
+    distance2: NDArray[np.int32],
+    occupied: NDArray[np.bool_],
+    state: NDArray[np.uint8],
+    history: NDArray[np.uint8],
+) -> tuple[int, int, int, bool]:
+    """Voxels with a known distance, those without one, largest distance, are there several labels.
+
+    Marks labelled voxels in the padded arrays, which are zeros: alive.
+    """
     depth, height, width = labels.shape
-    known = np.zeros((depth, height), np.int64)
-    unknown = 0
+    known = unknown = 0
     largest = 0
     first = labels.dtype.type(0)
     several = False
     for z in range(depth):
         for y in range(height):
-            for x in range(width):
-                label = labels[z, y, x]
-                if label == 0:
+            for tile in range(occupied.shape[2]):
+                if not occupied[z, y, tile]:
                     continue
-                if first == 0:
-                    first = label
-                elif label != first:
-                    several = True
-                value = distance2[z, y, x]
-                if value == UNKNOWN:
-                    unknown += 1
-                else:
-                    known[z, y] += 1
-                    largest = max(largest, value)
+                for x in range(tile * TILE, min(width, (tile + 1) * TILE)):
+                    label = labels[z, y, x]
+                    if label == 0:
+                        continue
+                    state[z + 1, y + 1, x + 1] = LIVE
+                    history[z + 1, y + 1, x + 1] = ALIVE
+                    if first == 0:
+                        first = label
+                    elif label != first:
+                        several = True
+                    value = distance2[z, y, x]
+                    if value == UNKNOWN:
+                        unknown += 1
+                    else:
+                        known += 1
+                        largest = max(largest, int(value))
     return known, unknown, largest, several
+
+
+@njit(cache=True, nogil=True)
+def _unpad(history: NDArray[np.uint8], occupied: NDArray[np.bool_], found: NDArray[np.uint8]) -> None:
+    """Copy what is inside the padding to an array of zeros."""
+    depth, height, width = found.shape
+    for z in range(depth):
+        for y in range(height):
+            for tile in range(occupied.shape[2]):
+                if occupied[z, y, tile]:
+                    for x in range(tile * TILE, min(width, (tile + 1) * TILE)):
+                        found[z, y, x] = history[z + 1, y + 1, x + 1]
 
 
 @njit(cache=True, nogil=True)
 def _mark_contacts(
     distance2: NDArray[np.int32],
-    known: NDArray[np.int64],
+    occupied: NDArray[np.bool_],
     nearest: int,
     owner: Labels,
     strides: NDArray[np.int64],
@@ -211,18 +247,19 @@ def _mark_contacts(
     depth, height, width = distance2.shape
     for z in range(depth):
         for y in range(height):
-            if known[z, y] == 0:
-                continue
             row = (z + 1) * strides[0] + (y + 1) * strides[1] + 1
-            for x in range(width):
-                if not 0 < distance2[z, y, x] <= nearest:
+            for tile in range(occupied.shape[2]):
+                if not occupied[z, y, tile]:
                     continue
-                voxel = row + x
-                for i in range(26):
-                    other = owner[voxel + offsets[i]]
-                    if other != 0 and other != owner[voxel]:
-                        state[voxel] |= SLOW
-                        break
+                for x in range(tile * TILE, min(width, (tile + 1) * TILE)):
+                    if not 0 < distance2[z, y, x] <= nearest:
+                        continue
+                    voxel = row + x
+                    for i in range(26):
+                        other = owner[voxel + offsets[i]]
+                        if other != 0 and other != owner[voxel]:
+                            state[voxel] |= SLOW
+                            break
 
 
 @njit(cache=True, nogil=True)
@@ -270,6 +307,7 @@ def _run_passes(
     owner: Labels,
     order: Indices,
     offsets: NDArray[np.int64],
+    rows: NDArray[np.int64],
     decisions: NDArray[np.uint8],
     t0: int,
     passes: int,
@@ -294,10 +332,7 @@ def _run_passes(
                     continue
                 decision = _look_uncertain(voxel, state, owner, offsets, decisions, unknown, t > t0)
             else:
-                neighbourhood = np.uint32(0)
-                for i in range(26):
-                    neighbourhood |= np.uint32(state[voxel + offsets[i]] & LIVE) << np.uint32(i)
-                decision = look_up(decisions, neighbourhood)
+                decision = look_up(decisions, lowest_bits(state, voxel, rows))  # LIVE is the lowest bit
                 if decision == ANCHOR and t <= t0:
                     decision = KEEP
             if decision == DELETE:

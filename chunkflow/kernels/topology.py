@@ -27,6 +27,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from chunkflow.kernels.components import ComponentTable, label_values
+from chunkflow.kernels.distance import TILE, as_labels, occupied_tiles
 from chunkflow.kernels.union import components_of, join
 
 Sides = tuple[tuple[bool, bool], tuple[bool, bool], tuple[bool, bool]]
@@ -182,7 +183,9 @@ def _face_contacts(pieces: NDArray[np.uint32]) -> NDArray[np.int64]:
 
 def _diagonal_links(pieces: NDArray[np.uint32], values: NDArray[Any], count: int) -> NDArray[np.int64]:
     links = np.empty((count, 2), np.int64)
-    used = _link_diagonals(pieces, values, _DIAGONALS, np.arange(count + 1, dtype=np.int64), links)
+    occupied = occupied_tiles(as_labels(values))  # only there can links begin: most of a sparse block is passed over
+    parent = np.arange(count + 1, dtype=np.int64)
+    used = _link_diagonals(pieces, values, occupied, _DIAGONALS, parent, links)
     return links[:used].copy()
 
 
@@ -252,6 +255,7 @@ def _face_pairs(pieces: NDArray[np.uint32], keys: NDArray[np.uint64]) -> int:
 def _link_diagonals(
     pieces: NDArray[np.uint32],
     values: NDArray[Any],
+    occupied: NDArray[np.bool_],
     offsets: NDArray[np.int64],
     parent: NDArray[np.int64],
     links: NDArray[np.int64],
@@ -266,16 +270,19 @@ def _link_diagonals(
         dz, dy, dx = offsets[o, 0], offsets[o, 1], offsets[o, 2]
         for z in range(depth - dz):  # forward offsets have dz >= 0
             for y in range(max(0, -dy), height - max(0, dy)):
-                for x in range(max(0, -dx), width - max(0, dx)):
-                    a, b = pieces[z, y, x], pieces[z + dz, y + dy, x + dx]
-                    if a == b:
+                for tile in range(occupied.shape[2]):
+                    if not occupied[z, y, tile]:
                         continue
-                    value = values[z, y, x]
-                    if value == 0 or value != values[z + dz, y + dy, x + dx]:
-                        continue
-                    if join(parent, a, b):
-                        links[count, 0], links[count, 1] = min(a, b), max(a, b)
-                        count += 1
+                    for x in range(max(tile * TILE, -dx), min((tile + 1) * TILE, width - max(0, dx))):
+                        a, b = pieces[z, y, x], pieces[z + dz, y + dy, x + dx]
+                        if a == b:
+                            continue
+                        value = values[z, y, x]
+                        if value == 0 or value != values[z + dz, y + dy, x + dx]:
+                            continue
+                        if join(parent, a, b):
+                            links[count, 0], links[count, 1] = min(a, b), max(a, b)
+                            count += 1
     return count
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from chunkflow.kernels.distance import UNKNOWN, Labels
+from chunkflow.kernels.distance import TILE, UNKNOWN, Labels
 
 Indices = NDArray[np.signedinteger[Any]]
 
@@ -28,7 +28,8 @@ def in_order(
     distance2: NDArray[np.int32],
     rank: NDArray[np.int64],
     strides: NDArray[np.int64],
-    known: NDArray[np.int64],
+    occupied: NDArray[np.bool_],
+    known: int,
     largest: int,
 ) -> Indices:
     """The voxels with a known distance in increasing key; those of one key in raster order.
@@ -38,19 +39,20 @@ def in_order(
     labels, distance2 : (Z, Y, X), as `thinning.thin` takes them
     rank : (2, 2, 2) int64, PARITY_RANK for the parities of the crop
     strides : (3,) int64, of the crop padded by one voxel on each side
-    known : (Z, Y) int64, how many such voxels each row holds
+    occupied : tiles that hold labels, see `distance.occupied_tiles`
+    known : how many such voxels there are
     largest : the largest known distance
 
     Returns their flat indices in the padded crop, int32 where those fit.
     """
     padded_size = strides[0] * (labels.shape[0] + 2)
-    order: Indices = np.empty(int(known.sum()), np.int32 if padded_size < 2**31 else np.int64)
+    order: Indices = np.empty(known, np.int32 if padded_size < 2**31 else np.int64)
     buckets = 8 * (largest + 1)
     if buckets <= MOST_BUCKETS:
-        _count_into_order(labels, distance2, rank, strides, known, np.zeros(buckets + 1, np.uint32), order)
+        _count_into_order(labels, distance2, rank, strides, occupied, np.zeros(buckets + 1, np.uint32), order)
         return order
     keys = np.empty(order.size, np.int64)
-    _list_keys(labels, distance2, rank, strides, known, keys, order)
+    _list_keys(labels, distance2, rank, strides, occupied, keys, order)
     return order[np.argsort(keys, kind="stable")]
 
 
@@ -60,7 +62,7 @@ def _count_into_order(
     distance2: NDArray[np.int32],
     rank: NDArray[np.int64],
     strides: NDArray[np.int64],
-    known: NDArray[np.int64],
+    occupied: NDArray[np.bool_],
     places: NDArray[np.uint32],
     order: Indices,
 ) -> None:
@@ -68,23 +70,25 @@ def _count_into_order(
     depth, height, width = labels.shape
     for z in range(depth):
         for y in range(height):
-            if known[z, y] == 0:
-                continue
-            for x in range(width):
-                if labels[z, y, x] != 0 and distance2[z, y, x] != UNKNOWN:
-                    places[np.int64(distance2[z, y, x]) * 8 + rank[z & 1, y & 1, x & 1] + 1] += 1
+            for tile in range(occupied.shape[2]):
+                if not occupied[z, y, tile]:
+                    continue
+                for x in range(tile * TILE, min(width, (tile + 1) * TILE)):
+                    if labels[z, y, x] != 0 and distance2[z, y, x] != UNKNOWN:
+                        places[np.int64(distance2[z, y, x]) * 8 + rank[z & 1, y & 1, x & 1] + 1] += 1
     for key in range(1, places.size):
         places[key] += places[key - 1]
     for z in range(depth):
         for y in range(height):
-            if known[z, y] == 0:
-                continue
             row = (z + 1) * strides[0] + (y + 1) * strides[1] + 1
-            for x in range(width):
-                if labels[z, y, x] != 0 and distance2[z, y, x] != UNKNOWN:
-                    key = np.int64(distance2[z, y, x]) * 8 + rank[z & 1, y & 1, x & 1]
-                    order[places[key]] = row + x
-                    places[key] += 1
+            for tile in range(occupied.shape[2]):
+                if not occupied[z, y, tile]:
+                    continue
+                for x in range(tile * TILE, min(width, (tile + 1) * TILE)):
+                    if labels[z, y, x] != 0 and distance2[z, y, x] != UNKNOWN:
+                        key = np.int64(distance2[z, y, x]) * 8 + rank[z & 1, y & 1, x & 1]
+                        order[places[key]] = row + x
+                        places[key] += 1
 
 
 @njit(cache=True, nogil=True)
@@ -93,7 +97,7 @@ def _list_keys(
     distance2: NDArray[np.int32],
     rank: NDArray[np.int64],
     strides: NDArray[np.int64],
-    known: NDArray[np.int64],
+    occupied: NDArray[np.bool_],
     keys: NDArray[np.int64],
     order: Indices,
 ) -> None:
@@ -102,11 +106,12 @@ def _list_keys(
     n = 0
     for z in range(depth):
         for y in range(height):
-            if known[z, y] == 0:
-                continue
             row = (z + 1) * strides[0] + (y + 1) * strides[1] + 1
-            for x in range(width):
-                if labels[z, y, x] != 0 and distance2[z, y, x] != UNKNOWN:
-                    keys[n] = np.int64(distance2[z, y, x]) * 8 + rank[z & 1, y & 1, x & 1]
-                    order[n] = row + x
-                    n += 1
+            for tile in range(occupied.shape[2]):
+                if not occupied[z, y, tile]:
+                    continue
+                for x in range(tile * TILE, min(width, (tile + 1) * TILE)):
+                    if labels[z, y, x] != 0 and distance2[z, y, x] != UNKNOWN:
+                        keys[n] = np.int64(distance2[z, y, x]) * 8 + rank[z & 1, y & 1, x & 1]
+                        order[n] = row + x
+                        n += 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from chunkflow.errors import ConfigError
+from chunkflow.errors import ConfigError, PlanError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.scale import doubt_of
 from chunkflow.plan import memory
@@ -123,9 +123,22 @@ def drafts_of(
     )
     drafts: list[Draft] = []
     for stage in stages:
-        added, flow = stage.drafts(flow)
+        try:
+            added, flow = stage.drafts(flow)
+        except MemoryError as error:
+            raise _too_large(stage.key, error) from error
         drafts += added
     return with_lent(drafts, {} if part is None else part.lent), flow
+
+
+def _too_large(key: str, error: MemoryError) -> PlanError:
+    """What is said of a stage whose constants do not fit: of all that stages plan with, only PSFs are so large."""
+    if key == "deconvolve":
+        return PlanError(
+            f"deconvolve: the PSF is too large for the memory here ({error})",
+            "Check its widths and the voxel size, which are in um, or cut it with psf: {size: [z, y, x]} in voxels",
+        )
+    return PlanError(f"{key}: what it is planned with does not fit the memory ({error})", "Check its sizes, in um")
 
 
 def saved_arrays(pipeline: Pipeline, drafts: Sequence[Draft]) -> list[ArraySpec]:
@@ -139,6 +152,12 @@ def saved_arrays(pipeline: Pipeline, drafts: Sequence[Draft]) -> list[ArraySpec]
     for name, stage in makers.items():
         if name in pipeline.output.save and name not in made:
             raise ConfigError(f"output: save names {name}, which nothing makes", f"Add {stage}, or leave it out")
+    wanted = pipeline.output.dtype
+    if wanted is not None and "image" in made and made["image"].dtype != wanted:
+        raise ConfigError(
+            f"output: dtype {wanted}, and the image is a copy of the input, which is {made['image'].dtype}",
+            "Leave dtype out, or add a stage that makes the image",
+        )
     return [made[name] for name in pipeline.output.save if name in made]
 
 
@@ -214,8 +233,11 @@ def warnings_of(arrays: Mapping[str, PlannedArray], seen: Mapping[str, Any], sou
 
 
 def record_warnings(passes: Sequence[Pass], limit: int) -> list[str]:
-    """What is said of passes over records that may not fit: how many records there are is not known before."""
-    over = [p for p in passes if not p.holds_voxels and p.peak_bytes > limit]
+    """What is said of merges that may not fit: how many records there are is not known before.
+
+    Joints of the residual tree are left out: their bound is a joint of nothing but a solid's inside, of any size.
+    """
+    over = [p for p in passes if p.draft.merge is not None and p.peak_bytes > limit]
     if not over:
         return []
     worst = max(over, key=lambda p: p.peak_bytes)

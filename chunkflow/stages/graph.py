@@ -82,7 +82,10 @@ def _merge_voxels(parts: Sequence[Voxels]) -> Voxels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssemblePart:
-    """The graph of the objects of one part; nodes and branches count from 0."""
+    """The graph of the objects of one part; nodes and branches count from 0.
+
+    Takes 250 B per skeleton voxel of the part, which holds one whole object at the least.
+    """
 
     shape: Triple
     prune_radii: float
@@ -136,7 +139,10 @@ class AssemblePart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeGraph:
-    """Where the nodes, branches and objects of each part begin, and the loops of every object."""
+    """Where the nodes, branches and objects of each part begin, and the loops of every object.
+
+    Holds three numbers per object, 46 MiB per million, and none per node, branch or voxel.
+    """
 
     version: ClassVar[int] = 3
 

@@ -223,13 +223,14 @@ class Relabel:
 
     def run(self, view: View, out: Box) -> Output:
         ids = view.values["label-merge"]["ids"].astype(label_dtype(view.values["label-merge"]))
-        labels = ids[view.regions["provisional"].cut(out)]
+        labels = components.replaced(view.regions["provisional"].cut(out), ids)
         if not self.filled:
             return Output(arrays={"labels": labels})
         fill = view.values["regions-merge"]["fill"].astype(labels.dtype)
         if not fill.any():
             return Output(arrays={"labels": labels, "filled": labels})
-        return Output(arrays={"labels": labels, "filled": np.maximum(labels, fill[view.regions["pieces"].cut(out)])})
+        cavities = components.replaced(view.regions["pieces"].cut(out), fill)
+        return Output(arrays={"labels": labels, "filled": np.maximum(labels, cavities)})
 
     def working_bytes(self, out: Triple) -> int:
         return 8 * prod(out)

@@ -121,7 +121,10 @@ def _global_pairs(seams: Sequence[Record], name: str, offsets: NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeRegions:
-    """Components and cavities per object, and which label fills which region."""
+    """Components and cavities per object, and which label fills which region.
+
+    Holds the regions of all blocks, parts of objects and of what lies between them, at once: 210 MiB per million.
+    """
 
     version: ClassVar[int] = 1
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from chunkflow.kernels.components import _in_raster_order, dense_labels, label_block, label_values, volume_index
+from chunkflow.kernels.components import (
+    _in_raster_order,
+    dense_labels,
+    label_block,
+    label_values,
+    replaced,
+    volume_index,
+)
 
 RANK = {6: 1, 18: 2, 26: 3}
 
@@ -133,3 +140,16 @@ def test_values_from_2_to_the_63_on_are_told_apart_in_any_row() -> None:
             labels, table = label_block(values, 26)
             assert table.value.tolist() == [1, value]
             np.testing.assert_array_equal(labels, (values > 0) + (values > 1).astype(int))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint64])
+def test_replaced_labels_are_those_that_indexing_gives_and_a_label_without_an_id_is_refused(dtype: type) -> None:
+    rng = np.random.default_rng(8)
+    labels = rng.integers(0, 9, (4, 5, 6)).astype(np.uint32)
+    ids = np.concatenate(([0], rng.integers(0, 2**16, 8))).astype(dtype)
+    for given in (labels, labels[:, ::2]):
+        found = replaced(given, ids)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, ids[given])
+    with pytest.raises(IndexError):
+        replaced(labels, ids[: labels.max()])
