@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -17,17 +17,14 @@ from rich.table import Table
 from chunkflow.cli.endings import reported
 from chunkflow.cli.show import PLAIN, counted, new_console
 from chunkflow.errors import IncompleteError, UsageError
-from chunkflow.geometry.box import Triple
-from chunkflow.geometry.scale import MicrometerTriple
-from chunkflow.plan.pipeline import Pipeline
-from chunkflow.plan.region import in_region
-from chunkflow.report.comparison import write_comparison
-from chunkflow.run.batch import BatchResult, Options, run_batch
-from chunkflow.run.batch_import import import_each, readable
-from chunkflow.run.batch_inputs import check_single, is_batch
-from chunkflow.run.batch_threshold import shared_stage
-from chunkflow.run.compare import Comparison, Questions, compare
-from chunkflow.run.progress import Listener, write_json
+
+if TYPE_CHECKING:
+    from chunkflow.geometry.box import Triple
+    from chunkflow.geometry.scale import MicrometerTriple
+    from chunkflow.plan.pipeline import Pipeline
+    from chunkflow.run.batch import BatchResult, Options
+    from chunkflow.run.compare import Comparison
+    from chunkflow.run.events import Listener
 
 InputsArgument = Annotated[
     list[str] | None,
@@ -72,12 +69,17 @@ def sources_of(described: Pipeline, named: Sequence[str] | None, option: str | N
 
 def is_several(described: Pipeline, sources: Sequence[str]) -> bool:
     """Whether sources are a batch."""
+    from chunkflow.run.batch_inputs import is_batch
+    from chunkflow.run.batch_threshold import shared_stage
+
     return is_batch(sources, time=described.input.time) or shared_stage(described) is not None
 
 
 @contextmanager
 def imported(described: Pipeline, source: str, output: str | None) -> Iterator[tuple[str, list[str]]]:
     """A source as an OME-Zarr image, with what that changes of the pipeline; a file is imported while the run lasts."""
+    from chunkflow.run.batch_import import readable
+
     out = output or described.output.path
     if out is None or not Path(source).is_file():
         yield source, []
@@ -98,6 +100,9 @@ def one_image(
     ------
     UsageError : there is none, or it is several images.
     """
+    from chunkflow.plan.pipeline import Pipeline
+    from chunkflow.run.batch_inputs import check_single
+
     described = Pipeline.from_yaml(pipeline, changes)
     (named,) = sources_of(described, None if source is None else [source], option)
     if "://" not in named:
@@ -120,6 +125,10 @@ def run_many(
 ) -> None:
     """The batch part of `run`."""
     from dataclasses import replace
+
+    from chunkflow.plan.region import in_region
+    from chunkflow.run.batch import run_batch
+    from chunkflow.run.progress import write_json
 
     out = output or described.output.path
     if out is None:
@@ -170,6 +179,8 @@ def _print_batch(console: Console, done: BatchResult) -> None:
 def _batch_progress(console: Console, *, as_json: bool) -> Iterator[Listener]:
     """A line per image, below a bar in a terminal."""
     if as_json:
+        from chunkflow.run.progress import write_json
+
         yield lambda event: write_json(console, event)
         return
     with Progress(
@@ -249,6 +260,9 @@ def compare_command(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Compare the conditions of a batch: effect sizes with intervals, plots, a table for R, a methods paragraph."""
+    from chunkflow.report.comparison import write_comparison
+    from chunkflow.run.compare import Questions, compare
+
     questions = Questions(
         measures=tuple(measure or ()),
         control=control,
@@ -300,8 +314,8 @@ def _print_effects(console: Console, done: Comparison) -> None:
             f"{row['n_condition']}, {row['n_control']}",
             f"{row['difference']:+.4g}",
             interval,
-            f"{row['ratio']:.3g}",
-            f"{row['hedges_g']:.2g}",
+            "" if row["ratio"] != row["ratio"] else f"{row['ratio']:.3g}",  # of a control that is zero
+            "" if row["hedges_g"] != row["hedges_g"] else f"{row['hedges_g']:.2g}",
             p,
         )
     console.print(table)
@@ -317,6 +331,8 @@ def import_many(
     overwrite: bool,
 ) -> None:
     """The batch part of `import`: each file becomes an image of its own in the destination."""
+    from chunkflow.run.batch_import import import_each
+
     failed = 0
     for name, error in import_each(
         sources, destination, voxel_um=voxel_um, axes=axes, format=format, overwrite=overwrite

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,8 +15,9 @@ from chunkflow.cli.endings import reported
 from chunkflow.cli.show import counted, fact, numbers
 from chunkflow.errors import UsageError
 from chunkflow.geometry.scale import doubt_of
-from chunkflow.run.exporting import export
-from chunkflow.storage.importing import ImportReport, import_image
+
+if TYPE_CHECKING:
+    from chunkflow.storage.importing import ImportReport
 
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write where something else is.")]
 
@@ -43,7 +44,9 @@ def import_command(
     axes: Annotated[str | None, typer.Option("--axes", metavar="ZYX", help="Axes, instead of the file's.")] = None,
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", metavar="PATH", help="Of HDF5, N5 or zarr; scene of a CZI, LIF or ND2."),
+        typer.Option(
+            "--dataset", "--image", metavar="NAME", help="Of HDF5, N5, zarr; image of an OME-TIFF, CZI, LIF or ND2."
+        ),
     ] = None,
     channels: Annotated[
         str | None, typer.Option("--channels", metavar="NAME,NAME,...", help="Names, instead of the file's.")
@@ -55,6 +58,8 @@ def import_command(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Make an OME-Zarr image of TIFF, HDF5, N5, another zarr, CZI, LIF or ND2."""
+    from chunkflow.storage.importing import import_image
+
     if output is None and len(paths) < 2:
         raise UsageError("a source and a destination are needed", "Give SRC... DST, or SRC... -o DST")
     sources, destination = (paths, output) if output is not None else (paths[:-1], paths[-1])
@@ -118,9 +123,15 @@ def export_command(
     mesh_format: Annotated[
         Literal["ply", "stl", "precomputed"], typer.Option("--mesh-format", help="Of mesh.")
     ] = "ply",
+    mesh_surface: Annotated[
+        Literal["volume", "halfway"],
+        typer.Option("--mesh-surface", help="Of mesh: hold the voxels' volume, or plain marching cubes."),
+    ] = "volume",
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write a result as TIFF, CSV, Excel, SWC or meshes."""
+    from chunkflow.run.exporting import export
+
     with _bar("exported") as tell:
         done = export(
             path,
@@ -131,6 +142,7 @@ def export_command(
             channels=None if channels is None else [name.strip() for name in channels.split(",")],
             source=source,
             mesh_format=mesh_format,
+            mesh_surface=mesh_surface,
             overwrite=overwrite,
             on_step=tell,
         )

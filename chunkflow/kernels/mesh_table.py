@@ -8,11 +8,13 @@ the four corners of that face alone; the segments of the six faces close to loop
 Two cells that share a face see the same corners, so the same segments: no cracks, without looking at values. On a face
 whose corners alternate the object is joined across the diagonal (18-connected; outside 6-connected). A cut of a loop
 never joins two crossings of one face, where the cell behind it could make the same edge again; so every edge lies in
-two triangles, and every surface is closed.
+two triangles, and every surface is closed. Of such cuts a fan, the most triangles around one crossing, is taken: no
+triangle then passes through another wherever on their edges the crossings lie (of some other cuts they do).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from itertools import combinations
@@ -86,13 +88,18 @@ def _loops(case: int) -> list[Loop]:
 
 
 def _cut(loop: Loop) -> list[Loop]:
-    """The triangles of a loop: those of the first way of cutting it in which no cut lies in a face."""
+    """The triangles of a loop: those of the first way of cutting it most like a fan in which no cut lies in a face."""
+    around = {frozenset(pair) for pair in zip(loop, (*loop[1:], loop[0]), strict=True)}
+    found = []
     for triangles in _cuts(loop):
         sides = {frozenset(pair) for triangle in triangles for pair in combinations(triangle, 2)}
-        around = {frozenset(pair) for pair in zip(loop, (*loop[1:], loop[0]), strict=True)}
         if not any(_share_a_face(*pair) for pair in sides - around):
-            return triangles
-    raise AssertionError(f"no way to cut {loop}")
+            found.append(triangles)
+    return max(found, key=_most_around_one)
+
+
+def _most_around_one(triangles: list[Loop]) -> int:
+    return max(Counter(edge for triangle in triangles for edge in triangle).values())
 
 
 def _cuts(loop: Loop) -> Iterator[list[Loop]]:

@@ -49,6 +49,7 @@ DARK = 25
 """Grey behind labels that are the input."""
 ABOVE, BELOW = (120, 160, 200), (175, 175, 175)
 SHOWN_BINS = 120
+BY = "  x  "  # wide, since the kerning of the font draws an x to what stands beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +193,12 @@ def _columns(preview: Preview) -> tuple[str, ...]:
 def _titles(preview: Preview) -> tuple[str, str]:
     """The name of the image, and which part of it is shown."""
     scale, shape = preview.before.scale, preview.before.data.shape
-    size = " x ".join(tick_text(float(f"{n * v:.3g}")) for n, v in zip(shape, scale.voxel_um, strict=True))
-    voxel = " x ".join(f"{v:.4g}" for v in scale.voxel_um)
+    size = BY.join(tick_text(float(f"{n * v:.3g}")) for n, v in zip(shape, scale.voxel_um, strict=True))
+    voxel = BY.join(f"{v:.4g}" for v in scale.voxel_um)
     image = next((part for part in reversed(Path(preview.source).parts) if not part.isdecimal()), preview.source)
-    of = "x".join(map(str, preview.shape))
-    return image, f"region {preview.box} of {of} voxels: {size} um, voxels of {voxel} um (z y x)"
+    box = str(preview.box).replace(",", ", ")
+    of = BY.join(map(str, preview.shape))
+    return image, f"region {box} of {of} voxels: {size} um, voxels of {voxel} um (z, y, x)"
 
 
 def _draw_column(page: Page, frame: _Frame, at: Point, column: str, preview: Preview, shown: Shown) -> None:
@@ -402,8 +404,8 @@ def _draw_psf(page: Page, at: Point, psf: ShownPsf) -> None:
         shape = (max(1, round(size[rows] * scale * FINER)), max(1, round(size[2] * scale * FINER)))
         page.paste(section_pixels(section / part.max(), shape), (left, top))
         left += size[2] * scale + GAP
-    widths = " x ".join("?" if w is None or not isfinite(w) else f"{w:.3g}" for w in psf.fwhm_um)
-    page.text((at[0], top + max(size[1], size[0]) * scale + 7), f"FWHM {widths} um (z y x)", FAINT, size=14)
+    widths = BY.join("?" if w is None or not isfinite(w) else f"{w:.3g}" for w in psf.fwhm_um)
+    page.text((at[0], top + max(size[1], size[0]) * scale + 7), f"FWHM {widths} um (z, y, x)", FAINT, size=14)
 
 
 def _around(psf: ShownPsf, peak: Sequence[int]) -> tuple[NDArray[np.float32], list[int]]:

@@ -10,7 +10,6 @@ pipeline, is not looked at again.
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -23,24 +22,22 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from chunkflow.analysis import samples as sampling
-from chunkflow.analysis.samples import Sample
 from chunkflow.backend import available_cores, find_device
-from chunkflow.errors import InputError, InputNotFoundError, UsageError
+from chunkflow.errors import UsageError
 from chunkflow.plan.pipeline import Pipeline
 from chunkflow.plan.plan import MEMORY_SHARE
-from chunkflow.run.batch_inputs import Item, found_items, natural
+from chunkflow.run.batch_inputs import Item, found_items
 from chunkflow.run.batch_item import Work, run_images
 from chunkflow.run.batch_processes import DiedError, in_flight
+from chunkflow.run.batch_samples import sampled
 from chunkflow.run.batch_state import RUN, STATE, BatchState, Outcome, key_of
 from chunkflow.run.batch_summary import summary_table, write_summary
 from chunkflow.run.batch_threshold import common_threshold, counting, shared_stage, with_value
+from chunkflow.run.engine import ClusterOptions
+from chunkflow.run.events import Listener
 from chunkflow.run.lock import OutputLock
-from chunkflow.run.ongoing import Listener
 from chunkflow.run.result import open_result
 from chunkflow.storage.files import write_atomic
-
-SAMPLES = "samples.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +75,7 @@ class Options:
     conditions : pattern of the images' paths instead, such as `{condition}/{replicate}/*.tif`
     reports : write report.html of every image, half a second each
     on : engine of images larger than a block, as `run_plan`; "serial" starts no process, "local" does at once
+    cluster : its profile and the like; smaller images are run in processes of this machine all the same
     workers : images in flight, by default one per core; one on a GPU
     device, restart, overwrite, allow_holes, mix_kinds, command : as `run_plan`
     """
@@ -86,6 +84,7 @@ class Options:
     conditions: str | None = None
     reports: bool = False
     on: str | None = None
+    cluster: ClusterOptions | None = None
     workers: int | None = None
     device: str = "auto"
     restart: bool = False
@@ -220,9 +219,9 @@ class _Batch:
 
     def _outcomes(self, work: Work, pipeline: Pipeline, items: Sequence[Item]) -> Iterable[Outcome]:
         """Outcomes of all items, small ones first; large ones then have the engine for themselves."""
-        tasks: dict[str, list[Item]] = {}
+        tasks: dict[tuple[str, str | None], list[Item]] = {}
         for item in items:
-            tasks.setdefault(item.path if item.is_file else item.name, []).append(item)
+            tasks.setdefault((item.path if item.is_file else item.name, item.dataset), []).append(item)
         large: list[Item] = []
         count = work.workers or 1
         groups = [tuple(group) for group in tasks.values()]
@@ -233,9 +232,17 @@ class _Batch:
                     large.append(item)
                 else:
                     yield outcome
-        engine = replace(work, defer=False, on=self.options.on, workers=self.options.workers, memory=None)
+        engine = self._engine(work)
         for item in large:
             yield from run_images(engine, pipeline, [item])
+
+    def _engine(self, work: Work) -> Work:
+        """What runs an image of several blocks: the place and the profile of the options, with the whole machine."""
+        cluster = self.options.cluster
+        found = replace(work, defer=False, on=self.options.on, workers=self.options.workers, memory=None)
+        if cluster is None or cluster.profile is None:
+            return replace(found, cluster=cluster)
+        return replace(found, cluster=cluster, device=self.options.device, memory=cluster.worker_memory)
 
     def _tell(self, outcome: Outcome) -> None:
         self.done += 1
@@ -297,62 +304,3 @@ def _write_sheet(done: BatchResult, say: Listener) -> None:
         write_contact_sheet(done)
     except Exception as error:  # the results are complete without it
         say({"event": "warning", "text": f"the contact sheet could not be written: {error}"})
-
-
-def sampled(
-    items: Sequence[Item],
-    sources: Sequence[str | Path],
-    *,
-    samples: str | Path | None = None,
-    conditions: str | None = None,
-) -> tuple[list[Item], list[str]]:
-    """Items with their conditions and replicates, and sentences on what did not match.
-
-    Raises
-    ------
-    UsageError : both are given, or the table cannot be read.
-    """
-    if samples is not None and conditions is not None:
-        raise UsageError(f"samples {samples} and conditions {conditions!r} are both given", "Keep one of them")
-    files = sorted({item.file for item in items}, key=natural)
-    if conditions is not None:
-        found, warnings = sampling.from_pattern(conditions, files)
-    else:
-        path = Path(samples) if samples is not None else _samples_beside(sources)
-        if path is None:
-            return list(items), []
-        found, warnings = sampling.from_table(read_samples(path), files)
-        if samples is None:
-            warnings.insert(0, f"conditions are those of {path}")
-    return [replace(item, sample=found.get(item.file, Sample())) for item in items], warnings
-
-
-def read_samples(path: Path) -> list[dict[str, str]]:
-    """Rows of a table of samples, from CSV with commas, semicolons or tabs.
-
-    Raises
-    ------
-    InputNotFoundError, InputError : it is not there, or is no text.
-    """
-    if not path.is_file():
-        raise InputNotFoundError(f"samples {path} does not exist", "Check the path")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"samples {path} cannot be read ({error})", "Save it as CSV in UTF-8") from error
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
-    rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
-    rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or []]
-    return [{key: value or "" for key, value in row.items() if key} for row in rows if any(row.values())]
-
-
-def _samples_beside(sources: Sequence[str | Path]) -> Path | None:
-    """samples.csv in the folder that a batch was given, or beside its only pattern or file."""
-    if len(sources) != 1:
-        return None
-    text = str(sources[0])
-    fixed = text[: min((text.index(c) for c in "*?[" if c in text), default=len(text))]
-    folder = Path(text) if Path(text).is_dir() else Path(fixed).parent if not fixed.endswith("/") else Path(fixed)
-    path = folder / SAMPLES
-    return path if path.is_file() else None

@@ -23,8 +23,14 @@ from chunkflow.storage.volume import local_path
 
 
 @contextmanager
-def readable(path: str | Path, folder: Path, *, voxel_um: MicrometerTriple | None = None) -> Iterator[Path]:
+def readable(
+    path: str | Path, folder: Path, *, voxel_um: MicrometerTriple | None = None, inner: str | None = None
+) -> Iterator[Path]:
     """The image at `path` as an OME-Zarr one: itself, or an import of it in `folder` that is gone afterwards.
+
+    Parameters
+    ----------
+    inner : which image of a file that holds several.
 
     Raises
     ------
@@ -38,7 +44,7 @@ def readable(path: str | Path, folder: Path, *, voxel_um: MicrometerTriple | Non
     image = folder / f"{source.name.split('.')[0] or 'image'}.ome.zarr"
     with _held(folder):
         try:
-            import_image(source, image, voxel_um=voxel_um)
+            import_image(source, image, voxel_um=voxel_um, dataset=inner)
             _date(image, os.stat(source).st_mtime_ns)
             yield image
         except ChunkflowError as error:
@@ -94,7 +100,15 @@ def import_each(
             yield item.name, ""
             continue
         try:
-            import_image(item.path, image, voxel_um=voxel_um, axes=axes, format=format, overwrite=overwrite)
+            import_image(
+                item.path,
+                image,
+                voxel_um=voxel_um,
+                axes=axes,
+                dataset=item.dataset,
+                format=format,
+                overwrite=overwrite,
+            )
         except DiskFullError:
             raise
         except (ChunkflowError, OSError) as error:

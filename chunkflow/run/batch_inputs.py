@@ -29,6 +29,7 @@ from chunkflow.storage.hierarchy import images_below, zarr_kind
 from chunkflow.storage.importing import open_source
 from chunkflow.storage.omezarr import image_facts
 from chunkflow.storage.stores import is_url
+from chunkflow.storage.tiff_image import ome_image_names
 from chunkflow.storage.volume import local_path
 
 SUFFIXES = (*tiff_stack.SUFFIXES, *hdf5.SUFFIXES, *bioio_source.READERS)
@@ -45,6 +46,7 @@ class Item:
     path : absolute, of a file or of an OME-Zarr image
     file : the path as people know it, below what the batch was given
     time : the time point; None is what the pipeline says
+    dataset : number of the image in a file that holds several
     sample : condition and replicate
     """
 
@@ -52,6 +54,7 @@ class Item:
     path: str
     file: str
     time: int | None = None
+    dataset: str | None = None
     sample: Sample = field(default_factory=Sample)
 
     @property
@@ -78,6 +81,8 @@ def is_batch(sources: Sequence[str | Path], *, time: int | Literal["all"] | None
     if is_url(source):  # one image of a store: whether it is several would take listing it
         return False
     path = local_path(source)
+    if path.is_file():
+        return len(_inner_names(path)) > 1
     return path.is_dir() and (zarr_kind(path) is None or images_below(path) != [""])
 
 
@@ -91,6 +96,11 @@ def check_single(source: str | Path, what: str) -> None:
     if not is_batch([source]) or zarr_kind(local_path(source)) is not None:
         return
     first = found_items([source], output=Path(source) / "run")[0]
+    if first.dataset is not None:
+        raise UsageError(
+            f"{source} holds several images, and {what} looks at one",
+            f"Write one as a file of its own: chunkflow import {source} --image {first.dataset} -o IMAGE.ome.zarr",
+        )
     raise UsageError(
         f"{source} holds several images, and {what} looks at one", f"Name one of them, such as {first.path}"
     )
@@ -111,9 +121,10 @@ def found_items(sources: Sequence[str | Path], *, output: Path, every_time: bool
     """
     base, paths = _listed(sources, output.resolve())
     items = [
-        Item("", str(image), PurePosixPath(os.path.relpath(image, base)).as_posix())
+        Item("", str(image), PurePosixPath(os.path.relpath(image, base), *inner).as_posix(), dataset=number)
         for path in paths
         for image in _images_of(path)
+        for number, inner in _inner_images(image)
     ]
     if not items:
         if any(output.resolve() in (path, *path.parents) for path in (Path(source).resolve() for source in sources)):
@@ -195,6 +206,28 @@ def _images_of(path: Path) -> list[Path]:
     return [path / name if name else path for name in images_below(path)] if path.is_dir() else [path]
 
 
+def _inner_images(path: Path) -> list[tuple[str | None, tuple[str, ...]]]:
+    """Number and name of each image of a file that holds several; of any other, neither."""
+    names = _inner_names(path) if path.is_file() else [""]
+    if len(names) == 1:
+        return [(None, ())]
+    plain = [re.sub(r"[^\w.+-]+", "_", name).strip("_.") or f"image_{number}" for number, name in enumerate(names)]
+    counts = Counter(name.lower() for name in plain)
+    return [
+        (str(number), (name if counts[name.lower()] == 1 else f"{name}_{number}",)) for number, name in enumerate(plain)
+    ]
+
+
+def _inner_names(path: Path) -> list[str]:
+    """Names of the images of an OME-TIFF; a single one where it cannot be read, so that its run says why."""
+    if path.suffix.lower() not in tiff_stack.SUFFIXES:
+        return [""]
+    try:
+        return ome_image_names(path)
+    except (ChunkflowError, OSError):
+        return [""]
+
+
 def _named(items: Sequence[Item]) -> list[Item]:
     """Items with names: endings are kept where names would meet, or one result would lie inside another."""
     bare = [_bare(item.file) for item in items]
@@ -213,7 +246,8 @@ def _named(items: Sequence[Item]) -> list[Item]:
 
 def _bare(file: str) -> str:
     *folders, last = PurePosixPath(file).parts
-    stores = [without_ending(part) if part.lower().endswith(".zarr") else part for part in folders]
+    holding = (".zarr", *tiff_stack.SUFFIXES)
+    stores = [without_ending(part) if part.lower().endswith(holding) else part for part in folders]
     return "/".join([*stores, without_ending(last) or last])
 
 
@@ -229,7 +263,7 @@ def _times_of(item: Item) -> list[Item]:
     """The item at each of its time points; as it is where it cannot be read, so that its run says why."""
     try:
         if item.is_file:
-            image, _ = open_source(item.path)
+            image, _ = open_source(item.path, dataset=item.dataset)
             count = dict(zip(image.axes, image.shape, strict=True)).get("t", 1)
         else:
             count = image_facts(item.path).times

@@ -25,9 +25,8 @@ from chunkflow.run.batch_inputs import Item
 from chunkflow.run.batch_pictures import picture_of
 from chunkflow.run.batch_state import RUN, BatchState, Outcome, key_of
 from chunkflow.run.driver import run_plan
-from chunkflow.run.journal import Journal
+from chunkflow.run.engine import ClusterOptions
 from chunkflow.run.measures import measures_of
-from chunkflow.run.places import run_folder
 from chunkflow.run.result import Result, shortfall
 from chunkflow.stages.resample import Resample
 from chunkflow.storage.omezarr import image_facts
@@ -48,7 +47,7 @@ class Work:
     restart, overwrite, report, allow_holes, mix_kinds : as `run_plan`
     histograms : count the image only, for a threshold that all share
     defer : leave alone what does not fit one block
-    on, workers : engine of what does not; None is this process
+    on, workers, cluster : engine of what does not; None is this process
     command : what the user typed
     """
 
@@ -64,6 +63,7 @@ class Work:
     defer: bool = True
     on: str | None = "serial"
     workers: int | None = 1
+    cluster: ClusterOptions | None = None
     command: str = ""
 
 
@@ -87,7 +87,7 @@ def _attempted(work: Work, pipeline: Pipeline, items: Sequence[Item]) -> list[Ou
     folder = work.output / RUN / "inputs" / items[0].name
     outcomes: list[Outcome] = []
     try:
-        with readable(items[0].path, folder, voxel_um=pipeline.input.voxel_um) as image:
+        with readable(items[0].path, folder, voxel_um=pipeline.input.voxel_um, inner=items[0].dataset) as image:
             for item in items:
                 outcomes.append(_run_image(work, pipeline, item, image, began))
                 began = perf_counter()
@@ -143,7 +143,7 @@ def _planned(work: Work, pipeline: Pipeline, item: Item, image: Path) -> Plan:
     if work.on == "serial":
         block = SMALL_BLOCK if own.block == "auto" and own.input.region is None and _is_small(own, image) else None
         return own.plan(image, work.output / item.name, block=block, memory=work.memory, workers=1, resume=resume)
-    return own.plan(image, work.output / item.name, workers=work.workers, resume=resume)
+    return own.plan(image, work.output / item.name, memory=work.memory, workers=work.workers, resume=resume)
 
 
 def _is_small(pipeline: Pipeline, image: Path) -> bool:
@@ -158,6 +158,7 @@ def _computed(work: Work, plan: Plan, item: Item) -> Result:
     options: dict[str, Any] = {
         "on": work.on,
         "workers": work.workers,
+        "options": work.cluster,
         "device": work.device,
         "overwrite": work.overwrite,
         "allow_holes": work.allow_holes,
@@ -198,7 +199,7 @@ def _failed(work: Work, key: str, item: Item, error: Exception, seconds: float) 
 
 def _kernel_seconds(result: Result) -> float:
     """Spent on computing, between reading and writing."""
-    journal = Journal.read(run_folder(result.path) / "journal.jsonl")
+    journal = result.journal
     passes = set(journal.published_passes.values())
     units: list[Any] = [unit for key in passes for unit in journal.passes[key].done.values()]
     return float(sum(unit["spent"][1] for unit in units if "spent" in unit))

@@ -129,7 +129,7 @@ def key_of(pipeline: Pipeline, item: Item) -> str:
 def _source(pipeline: Pipeline, item: Item) -> Any:
     try:
         if item.is_file:
-            return _stamp(Path(item.path))
+            return [*_stamp(Path(item.path)), *([] if item.dataset is None else [item.dataset])]
         time = item.time if item.time is not None else pipeline.input.time
         chosen = None if time == "all" else time
         return identity(open_volume(item.path, channel=pipeline.input.channel, time=chosen, level=pipeline.input.level))

@@ -8,7 +8,7 @@ one image lacks is empty there. An outlier is a row whose count, threshold or br
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,17 @@ def summary_table(items: Sequence[Item], outcomes: Mapping[str, Outcome]) -> pd.
         table = table.drop(columns="t")
     else:
         table["t"] = table["t"].astype("Int64")
+    for name in _whole_numbers(outcomes.values()):
+        table[name] = table[name].astype("Int64")  # or a row without them would make 2 objects 2.0
     columns = [name for name in FIRST if name in table]
     measures = [name for name in table.columns if name not in (*FIRST, *LAST)]
     return table[[*columns, *measures, *[name for name in LAST if name in table]]]
+
+
+def _whole_numbers(outcomes: Iterable[Outcome]) -> set[str]:
+    """Names of measures that are whole in every row that has them."""
+    found = [measure for outcome in outcomes for measure in outcome.row.items()]
+    return {name for name, value in found if type(value) is int} - {n for n, value in found if type(value) is not int}
 
 
 def _row(item: Item, outcome: Outcome | None) -> dict[str, Any]:

@@ -19,11 +19,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chunkflow.analysis import comparison
-from chunkflow.analysis import samples as sampling
 from chunkflow.analysis.comparison import Correction, Effect, Interval, Test
 from chunkflow.analysis.samples import Sample
 from chunkflow.errors import UsageError, nearest
-from chunkflow.run.batch import read_samples
+from chunkflow.run.batch_samples import samples_of
 from chunkflow.run.batch_summary import NOT_MEASURED, read_summary
 from chunkflow.storage.tables import write_csv
 
@@ -197,13 +196,7 @@ def _files(
 
 def _resample(table: pd.DataFrame, samples: str | Path | None, conditions: str | None) -> list[str]:
     """Give a table other conditions and replicates."""
-    if samples is not None and conditions is not None:
-        raise UsageError(f"samples {samples} and conditions {conditions!r} are both given", "Keep one of them")
-    files = list(dict.fromkeys(table["file"]))
-    if conditions is not None:
-        found, warnings = sampling.from_pattern(conditions, files)
-    else:
-        found, warnings = sampling.from_table(read_samples(Path(str(samples))), files)
+    found, warnings = samples_of(list(dict.fromkeys(table["file"])), samples, conditions)
     table["condition"] = [found.get(file, Sample()).condition for file in table["file"]]
     table["replicate"] = [found.get(file, Sample()).replicate for file in table["file"]]
     return warnings

@@ -26,7 +26,7 @@ from chunkflow.geometry.box import Box
 from chunkflow.geometry.region import parse_region
 from chunkflow.geometry.scale import Scale
 from chunkflow.run.batch_status import check_one_result
-from chunkflow.run.export_mesh import export_meshes
+from chunkflow.run.export_mesh import SURFACES, MeshSurface, export_meshes
 from chunkflow.run.export_swc import export_swc
 from chunkflow.run.export_tables import export_csv, export_xlsx
 from chunkflow.run.export_tiff import Layer, export_tiff
@@ -70,6 +70,7 @@ class _Wanted:
     channels: Sequence[str] | None
     source: str | Path | None
     mesh_format: MeshFormat
+    mesh_surface: MeshSurface
     overwrite: bool
     on_step: Callable[[int, int], None] | None
 
@@ -84,6 +85,7 @@ def export(
     channels: Sequence[str] | None = None,
     source: str | Path | None = None,
     mesh_format: MeshFormat = "ply",
+    mesh_surface: MeshSurface = "volume",
     overwrite: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Exported:
@@ -100,6 +102,7 @@ def export(
         processed is shown as the result has it.
     source : the input, if it has moved since the run.
     mesh_format : ply, stl or precomputed.
+    mesh_surface : volume or halfway, see `export_mesh.export_meshes`.
     overwrite : replace files in `output`.
 
     Raises
@@ -110,6 +113,8 @@ def export(
         raise UsageError(f"{to!r} is nothing that can be exported to", f"Choose one of {', '.join(TARGETS)}")
     if mesh_format not in FORMATS:
         raise UsageError(f"meshes cannot be written as {mesh_format!r}", f"Choose one of {', '.join(FORMATS)}")
+    if mesh_surface not in SURFACES:
+        raise UsageError(f"meshes have no surface {mesh_surface!r}", f"Choose one of {', '.join(SURFACES)}")
     if channels and to != "tiff":
         raise UsageError(f"--channels says nothing for {to}", "Leave it out, or export to tiff")
     if objects is not None and min(objects, default=1) < 1:
@@ -130,6 +135,7 @@ def export(
         channels=channels,
         source=source,
         mesh_format=mesh_format,
+        mesh_surface=mesh_surface,
         overwrite=overwrite or output is None,
         on_step=on_step,
     )
@@ -260,7 +266,13 @@ def _meshes(labels: Volume, wanted: _Wanted) -> Exported:
     box = _box(wanted, labels)
     folder = _free_folder(wanted, "meshes")
     facts = export_meshes(
-        labels, folder, region=box, objects=wanted.objects, format=wanted.mesh_format, on_block=wanted.on_step
+        labels,
+        folder,
+        region=box,
+        objects=wanted.objects,
+        format=wanted.mesh_format,
+        surface=wanted.mesh_surface,
+        on_block=wanted.on_step,
     )
     ending = "mesh" if wanted.mesh_format == "precomputed" else wanted.mesh_format
     files = [folder / f"{mesh.object_id}.{ending}" for mesh in facts]

@@ -178,9 +178,14 @@ class Result:
         return read_record(merged_path(run_folder(self.path) / "records" / pass_key(name, self._passes[name])))
 
     @cached_property
+    def journal(self) -> Journal:
+        """What the run wrote of itself, read once."""
+        return Journal.read(run_folder(self.path) / "journal.jsonl")
+
+    @property
     def _passes(self) -> dict[str, str]:
         """Fingerprints of the passes that made this result; a later run that was killed leaves others beside them."""
-        return Journal.read(run_folder(self.path) / "journal.jsonl").published_passes
+        return self.journal.published_passes
 
     @cached_property
     def graph_parts(self) -> StoredParts:
@@ -219,7 +224,7 @@ def uncertified(result: Result) -> int:
 
 def shortfall(result: Result) -> IncompleteError | None:
     """What a complete result lacks, if anything: blocks that stand as background, or proofs of skeletons."""
-    journal = Journal.read(run_folder(result.path) / "journal.jsonl")
+    journal = result.journal
     holes = sum(len(journal.state(fingerprint).holes) for fingerprint in journal.published_passes.values())
     if holes:
         are = "1 block was set aside and is" if holes == 1 else f"{holes} blocks were set aside and are"

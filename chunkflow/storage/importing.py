@@ -92,7 +92,7 @@ def import_image(
         stacked in natural name order. FILE.h5:/PATH names a dataset.
     voxel_um : z, y, x, instead of what the file says.
     axes : letters of T, C, Z, Y, X for the axes of the file, slowest first, instead of what it says.
-    dataset : of HDF5, N5 or zarr; scene of a CZI, LIF or ND2, by name or number.
+    dataset : of HDF5, N5 or zarr; image of an OME-TIFF of several, or scene of a CZI, LIF or ND2, by name or number.
     channels : names, instead of what the file says.
     overwrite : replace an image that is there. Nothing but an image is ever replaced.
     on_plane : called with planes done and planes in all.
@@ -179,13 +179,12 @@ def _open_one(text: str, axes: str | None, dataset: str | None) -> tuple[ImageSo
     if ending in bioio_source.READERS:
         _refuse_axes(path, axes)
         return bioio_source.bioio_source(path, scene=dataset), 1
-    _refuse_dataset(path, dataset)
-    return read_tiff(path, axes=axes), 1
+    return read_tiff(path, axes=axes, image=dataset), 1
 
 
 def _refuse_dataset(path: Path, dataset: str | None) -> None:
     if dataset is not None:
-        raise UsageError(f"{path} is read as TIFF, which has no dataset {dataset!r}", "Leave --dataset out")
+        raise UsageError(f"{path} is a folder of planes, which has no dataset {dataset!r}", "Leave --dataset out")
 
 
 def _refuse_axes(path: Path, axes: str | None) -> None:

@@ -5,15 +5,14 @@
     precomputed    `info`, ID:0 and ID.mesh, x y z in nm      Neuroglancer, as a source `precomputed://URL`
 
 Meshes come in pieces, object by object and plane after plane. Pieces wait in memory up to `HELD_BYTES`, then in files
-beside the result; a mesh is put together from them at the end, so that any number of objects of any size fits. The
-bytes depend on vertices and triangles alone. STL is looked at once more per triangle and needs the vertices of one
-object in memory.
+beside the result; a mesh is put together from them at the end, so that any number of objects fits, of any number of
+triangles; the vertices of one object are in memory. The bytes depend on vertices and triangles alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +38,14 @@ _PLY_FACE = np.dtype([("count", "u1"), ("vertices", "<i4", 3)])
 _STL_FACE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 
+Place: TypeAlias = Callable[[int, NDArray[Any], NDArray[np.int32]], NDArray[np.float32]]
+"""From an object's id, the rows of its vertices and its triangles to (V, 3) x, y, z in um."""
+
+
+def _as_it_is(object_id: int, rows: NDArray[Any], triangles: NDArray[np.int32]) -> NDArray[np.float32]:
+    return np.asarray(rows, "<f4")
+
+
 @dataclass(frozen=True, slots=True)
 class MeshFacts:
     """What the mesh of one object came out as."""
@@ -54,19 +61,24 @@ class MeshFacts:
 class _Waiting:
     """Pieces of one object that are not in a file yet, and what there is in all."""
 
-    vertices: list[NDArray[np.float32]] = field(default_factory=list)
+    row: tuple[np.dtype[Any], int]
+    """Type and length of the row of a vertex."""
+    vertices: list[NDArray[Any]] = field(default_factory=list)
     triangles: list[NDArray[np.int32]] = field(default_factory=list)
     vertex_count: int = 0
     triangle_count: int = 0
 
 
 class MeshWriter(AbstractContextManager["MeshWriter"]):
-    """Collects pieces of meshes, and writes a file for each object on `finish`."""
+    """Collects pieces of meshes, and writes a file for each object on `finish`.
 
-    def __init__(self, folder: str | Path, format: MeshFormat = "ply") -> None:
+    Vertices are rows of x, y, z in um, or of whatever `place` makes these of when the whole mesh of an object is there.
+    """
+
+    def __init__(self, folder: str | Path, format: MeshFormat = "ply", *, place: Place = _as_it_is) -> None:
         if format not in FORMATS:
             raise UsageError(f"meshes cannot be written as {format!r}", f"Choose one of {', '.join(FORMATS)}")
-        self._folder, self._format = Path(folder), format
+        self._folder, self._format, self._place = Path(folder), format, place
         self._objects: dict[int, _Waiting] = {}
         self._held = 0
         with disk_full_reported(folder):
@@ -86,24 +98,24 @@ class MeshWriter(AbstractContextManager["MeshWriter"]):
         found = self._objects.get(object_id)
         return 0 if found is None else found.vertex_count
 
-    def add(self, object_id: int, xyz_um: NDArray[np.float32], triangles: NDArray[np.int64]) -> None:
-        """Append (n, 3) vertices, and (m, 3) triangles of vertices that count from the object's first.
+    def add(self, object_id: int, rows: NDArray[Any], triangles: NDArray[np.int64]) -> None:
+        """Append (n, k) vertices, and (m, 3) triangles of vertices that count from the object's first.
 
         Raises
         ------
         UsageError : if the object has more vertices than a file can name.
         """
-        known = self._objects.setdefault(object_id, _Waiting())
-        known.vertices.append(np.ascontiguousarray(xyz_um, "<f4"))
+        known = self._objects.setdefault(object_id, _Waiting((rows.dtype, rows.shape[1])))
+        known.vertices.append(np.ascontiguousarray(rows))
         known.triangles.append(np.ascontiguousarray(triangles, "<i4"))
-        known.vertex_count += len(xyz_um)
+        known.vertex_count += len(rows)
         known.triangle_count += len(triangles)
         if known.vertex_count >= _MOST_VERTICES:
             raise UsageError(
                 f"the surface of object {object_id} has more than {_MOST_VERTICES} vertices",
                 "Export a part of it with --region",
             )
-        self._held += xyz_um.size * 4 + triangles.size * 4
+        self._held += rows.nbytes + triangles.size * 4
         if self._held > HELD_BYTES:
             self._write_pieces()
 
@@ -111,7 +123,8 @@ class MeshWriter(AbstractContextManager["MeshWriter"]):
         """Write every object's file; the facts of each, by object id."""
         facts = []
         for object_id in sorted(self._objects):
-            vertices, triangles = self._whole(object_id)
+            rows, triangles = self._whole(object_id)
+            vertices = self._place(object_id, rows, triangles)
             self._write(object_id, vertices, triangles)
             volume = _volume(vertices, triangles)
             facts.append(MeshFacts(object_id, len(vertices), len(triangles), volume))
@@ -133,13 +146,14 @@ class MeshWriter(AbstractContextManager["MeshWriter"]):
     def _piece(self, object_id: int, ending: str) -> Path:
         return self._spool / f"{object_id}.{ending}"
 
-    def _whole(self, object_id: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    def _whole(self, object_id: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
         """All vertices and triangles of an object, from memory, or mapped from the file of its pieces."""
         waiting = self._objects[object_id]
         if not self._piece(object_id, "vertices").exists():
             return np.concatenate(waiting.vertices), np.concatenate(waiting.triangles)
         self._write_pieces()
-        vertices = np.memmap(self._piece(object_id, "vertices"), "<f4", "r", shape=(waiting.vertex_count, 3))
+        kind, length = waiting.row
+        vertices = np.memmap(self._piece(object_id, "vertices"), kind, "r", shape=(waiting.vertex_count, length))
         triangles = np.memmap(self._piece(object_id, "triangles"), "<i4", "r", shape=(waiting.triangle_count, 3))
         return vertices, triangles
 

@@ -27,7 +27,7 @@ from chunkflow.geometry.scale import MicrometerTriple
 from chunkflow.storage.image_source import ChannelStyle, native
 from chunkflow.storage.optics import Optics, ome_optics
 from chunkflow.storage.tiff_channels import channel_styles
-from chunkflow.storage.tiff_scale import found_scale, found_translation
+from chunkflow.storage.tiff_scale import found_scale, found_translation, ome_name
 
 Dims: TypeAlias = list[tuple[str, int]]
 """Letter ("" for an axis of length one that is left out) and length of each axis of a file."""
@@ -94,22 +94,34 @@ class TiffImage:
             self._planes.close()
 
 
-def read_tiff(path: str | Path, *, axes: str | None = None) -> TiffImage:
+def read_tiff(path: str | Path, *, axes: str | None = None, image: str | None = None) -> TiffImage:
     """Open a TIFF without reading its voxels.
 
     Parameters
     ----------
     axes : letters of T, C, Z, Y, X for the file's axes, instead of what the file says.
+    image : name or number, from 0, of one of the images of a file that holds several.
 
     Raises
     ------
-    InputNotFoundError, InputError : if it is not there, not one image, damaged, or has other axes.
+    InputNotFoundError, InputError : if it is not there, no such image or several, damaged, or has other axes.
     """
     path = Path(path)
     if not path.is_file():
         raise InputNotFoundError(f"{path} is not a file", "Check the path")
     with _damage_reported(path), tifffile.TiffFile(path) as file:
-        return _described(path, file, axes)
+        return _described(path, file, axes, image)
+
+
+def ome_image_names(path: Path) -> list[str]:
+    """Names of the images of an OME-TIFF, "" where one has none; of any other TIFF a single "".
+
+    Raises
+    ------
+    InputError : it is damaged, or no TIFF.
+    """
+    with _damage_reported(path), tifffile.TiffFile(path) as file:
+        return [ome_name(file, number) for number, _ in _images(file)] if file.is_ome else [""]
 
 
 def write_tiff(path: str | Path, voxels: NDArray[Any], voxel_um: MicrometerTriple) -> None:
@@ -157,8 +169,8 @@ class _Damage(logging.Handler):
             self.messages.append(text)
 
 
-def _described(path: Path, file: tifffile.TiffFile, axes: str | None) -> TiffImage:
-    index, series = _only_series(path, file)
+def _described(path: Path, file: tifffile.TiffFile, axes: str | None, image: str | None) -> TiffImage:
+    index, series = _one_series(path, file, image)
     dims = _dims(path, series, axes)
     lengths = dict(dims)
     shown = "".join(letter for letter in "tc" if letter in lengths) + "zyx"
@@ -178,13 +190,30 @@ def _described(path: Path, file: tifffile.TiffFile, axes: str | None) -> TiffIma
     )
 
 
-def _only_series(path: Path, file: tifffile.TiffFile) -> tuple[int, tifffile.TiffPageSeries]:
-    """The one image of a file, previews aside."""
-    images = [(i, series) for i, series in enumerate(file.series) if not series.keyframe.is_reduced]
-    if len(images) != 1:
-        shapes = ", ".join("x".join(map(str, series.shape)) for _, series in images)
-        raise InputError(f"{path} holds {len(images)} images ({shapes})", "Save the one you want as a file of its own")
-    return images[0]
+def _images(file: tifffile.TiffFile) -> list[tuple[int, tifffile.TiffPageSeries]]:
+    """The images of a file with their numbers, previews aside."""
+    return [(i, series) for i, series in enumerate(file.series) if not series.keyframe.is_reduced]
+
+
+def _one_series(path: Path, file: tifffile.TiffFile, wanted: str | None) -> tuple[int, tifffile.TiffPageSeries]:
+    """The image that is meant, by its name or its number among the images; the only one where none is named."""
+    images = _images(file)
+    names = [ome_name(file, index) if file.is_ome else "" for index, _ in images]
+    if wanted is None and len(images) == 1:
+        return images[0]
+    if wanted is not None and names.count(wanted) == 1:
+        return images[names.index(wanted)]
+    if wanted is not None and wanted.isdecimal() and int(wanted) < len(images):
+        return images[int(wanted)]
+    if len(images) == 1:
+        raise InputError(f"{path} holds one image, and none that is called {wanted!r}", "Leave --image out")
+    shapes = ("x".join(map(str, series.shape)) for _, series in images)
+    listed = [f"{number} {name} ({shape})" for number, (name, shape) in enumerate(zip(names, shapes, strict=True))]
+    shown = ", ".join(" ".join(words.split()) for words in listed[:8])
+    what = f"{path} holds {len(images)} images: {shown}"
+    if wanted is not None:
+        raise InputError(f"{what}; there is no one image {wanted!r}", "Name one by its number or its own name")
+    raise InputError(what, "Choose one with chunkflow import --image NUMBER|NAME")
 
 
 def _dims(path: Path, series: tifffile.TiffPageSeries, axes: str | None) -> Dims:
@@ -259,7 +288,11 @@ class _Planes:
         for split in range(len(self._shape) - 1):
             if prod(self._shape[split:]) == page_size and not set(self._letters[:split]) & {"y", "x"}:
                 return split
-        raise InputError(f"{self._path} stores planes in a way that cannot be read", "Export it again as ImageJ TIFF")
+        letters = "".join(self._letters).upper()
+        raise InputError(
+            f"{self._path} stores planes that {letters} does not fit, whose last axes are those of a plane",
+            "Name the axes slowest first, for example --axes ZYX; else export the file again as ImageJ TIFF",
+        )
 
     def _map(self, file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> NDArray[Any] | None:
         offset = series.dataoffset

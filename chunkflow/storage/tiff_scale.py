@@ -70,10 +70,20 @@ def _position(plane: Mapping[str, Any], letter: str) -> float:
 
 def ome_pixels(file: tifffile.TiffFile, series: int) -> Mapping[str, Any]:
     """The Pixels element of one image of an OME-TIFF; empty where it has none."""
+    pixels = _ome_image(file, series).get("Pixels")
+    return pixels if isinstance(pixels, dict) else {}
+
+
+def ome_name(file: tifffile.TiffFile, series: int) -> str:
+    """The name of one image of an OME-TIFF; empty where it has none."""
+    return str(_ome_image(file, series).get("Name") or "")
+
+
+def _ome_image(file: tifffile.TiffFile, series: int) -> Mapping[str, Any]:
     root = tifffile.xml2dict(file.ome_metadata or "<OME/>").get("OME") or {}
     images = listed(root.get("Image"))
-    pixels = images[series].get("Pixels") if series < len(images) else None
-    return pixels if isinstance(pixels, dict) else {}
+    found = images[series] if series < len(images) else None
+    return found if isinstance(found, dict) else {}
 
 
 def listed(value: Any) -> list[Any]:

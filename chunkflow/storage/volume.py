@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -317,7 +318,12 @@ def create_array(path: str | Place, layout: ArrayLayout, scale: Scale, *, axes: 
     """
     folder = place_of(path)
     with disk_full_reported(folder), suppress(ContainsArrayError):  # of an earlier run, or another process just now
-        _create(open_store(folder, read_only=False), layout, axes)
+        if not isinstance(folder, Path):
+            _create(open_store(folder, read_only=False), layout, axes)
+        elif not holds_array(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in _metadata(layout, layout.level, axes).items():
+                write_atomic(folder / name, content, durable=False)
     found = open_array(folder, scale, axes=axes, at=(0,) * len(layout.leading))
     if found.layout != layout:
         raise UsageError(f"{path} holds an array of another layout ({found.layout})", "Write to a fresh output")
@@ -327,11 +333,21 @@ def create_array(path: str | Place, layout: ArrayLayout, scale: Scale, *, axes: 
 def restore_metadata(path: str | Place, layout: ArrayLayout, *, axes: str = "zyx") -> None:
     """Write the metadata of an array anew where they are not what `create_array` writes: damaged, or edited."""
     name = "zarr.json" if layout.zarr_format == 3 else ".zarray"
-    written: dict[str, Buffer] = {}
-    _create(MemoryStore(written), layout, axes)
-    wanted, file = written[name].to_bytes(), place_of(path) / name
+    wanted, file = _metadata(layout, layout.level, axes)[name], place_of(path) / name
     if not file.is_file() or file.read_bytes() != wanted:
         write_atomic(file, wanted)
+
+
+@lru_cache(maxsize=256)
+def _metadata(layout: ArrayLayout, level: int, axes: str) -> dict[str, bytes]:
+    """The files that zarr writes for an array, the one that makes it an array last.
+
+    Kept, since asking zarr takes 3 ms, and a small image of a batch has ten arrays. `level` is the layout's, by which
+    layouts are not told apart.
+    """
+    written: dict[str, Buffer] = {}
+    _create(MemoryStore(written), layout, axes)
+    return {name: written[name].to_bytes() for name in sorted(written, reverse=True)}
 
 
 def _create(store: Store, layout: ArrayLayout, axes: str) -> None:

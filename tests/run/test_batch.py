@@ -1,5 +1,6 @@
 """Batches of tiny volumes: what one run would give, per file; errors that cost one row; the same command goes on."""
 
+import csv
 import json
 import os
 import shutil
@@ -216,6 +217,48 @@ def test_a_batch_writes_only_where_a_batch_may(tmp_path, batch):
     (tmp_path / "out" / "run").mkdir(parents=True)
     with OutputLock(tmp_path / "out" / "run"), pytest.raises(OutputInUseError):
         run_batch(pipeline(), [tmp_path / "in"], tmp_path / "out", options=SERIAL)
+
+
+def test_every_image_of_an_ome_tiff_has_a_row_and_the_objects_of_a_file_of_its_own(tmp_path):
+    sizes = {f"PhysicalSize{axis}": size for axis, size in zip("ZYX", VOXEL_UM, strict=True)}
+    with tifffile.TiffWriter(tmp_path / "m.ome.tif", ome=True) as writer:
+        for name, count in (("first", 4), ("second", 7)):
+            facts = {"axes": "ZYX", "Name": name, **sizes, **{f"{size}Unit": "\u00b5m" for size in sizes}}
+            writer.write(cubes(count, seed=count), metadata=facts)
+    done = run_batch(pipeline(), [tmp_path / "m.ome.tif"], tmp_path / "out", options=SERIAL)
+    rows = by_file(done.summary)
+    assert rows["objects"].to_dict() == {"m.ome.tif/first": 4, "m.ome.tif/second": 7}
+    again = run_batch(pipeline(), [tmp_path / "m.ome.tif"], tmp_path / "out", options=SERIAL)
+    assert set(again.reused) == {"m/first", "m/second"}
+
+
+def test_counts_are_whole_numbers_in_the_table_also_beside_files_that_failed(batch):
+    done, _ = batch
+    assert len(done.failed)
+    with (done.path / "summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["objects"] for row in rows} == {"", *map(str, COUNTS.values())}
+
+
+def test_an_image_of_several_blocks_goes_to_the_cluster_of_the_profile_and_a_small_one_does_not(tmp_path, monkeypatch):
+    from chunkflow.run import driver
+    from chunkflow.run.engine import ClusterOptions, SerialEngine
+    from chunkflow.run.profiles import Pool, Profile
+
+    asked = []
+
+    def engine(*_, on, options, **more):
+        asked.append(on if options is None or options.profile is None else options.profile.name)
+        return SerialEngine()
+
+    write_tiff(tmp_path / "data" / "small.tif", cubes(5, shape=(10, 32, 32)))
+    write_tiff(tmp_path / "data" / "large.tif", cubes(6, shape=(40, 32, 32)))
+    monkeypatch.setattr(driver, "engine_for", engine)
+    cluster = ClusterOptions(profile=Profile(name="site", cpu=Pool()))
+    small = cf.Pipeline.from_dict({"version": 1, "block": [16, 32, 32], "stages": STAGES})
+    done = run_batch(small, [tmp_path / "data"], tmp_path / "out", options=Options(cluster=cluster, workers=1))
+    assert by_file(done.summary)["objects"].to_dict() == {"large.tif": 6, "small.tif": 5}
+    assert asked == ["serial", "site"]
 
 
 def test_samples_beside_the_images_are_read(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import tifffile
 
 from chunkflow.errors import InputNotFoundError, UsageError
-from chunkflow.run.batch_inputs import found_items, is_batch
+from chunkflow.run.batch_inputs import check_single, found_items, is_batch
 
 
 @pytest.fixture
@@ -63,6 +63,19 @@ def test_one_image_is_no_batch_and_a_pattern_a_folder_and_two_files_are(folder):
     assert is_batch([folder / "a"])
     assert is_batch([folder / "a" / "x.tif", folder / "b" / "x.tif"])
     assert is_batch([folder / "a" / "vol.ome.zarr"], time="all")
+
+
+def test_the_images_of_an_ome_tiff_are_a_batch_under_their_names(folder):
+    with tifffile.TiffWriter(folder / "m.ome.tif", ome=True) as writer:
+        for name in ("Pos 1/a", "Pos 2", "Pos 2", ""):
+            metadata = {"axes": "ZYX", "Name": name}
+            writer.write(np.zeros((2, 3, 4), np.uint8), photometric="minisblack", metadata=metadata)
+    items = found_items([folder / "m.ome.tif"], output=folder / "out")
+    assert names(items) == ["m/Pos_1_a", "m/Pos_2_1", "m/Pos_2_2", "m/image_3"]
+    assert [item.dataset for item in items] == ["0", "1", "2", "3"]
+    assert is_batch([folder / "m.ome.tif"])
+    with pytest.raises(UsageError, match="several images, and a preview looks at one.*--image 0"):
+        check_single(folder / "m.ome.tif", "a preview")
 
 
 def test_what_is_not_there_and_a_folder_of_nothing_are_refused(folder):

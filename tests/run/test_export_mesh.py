@@ -12,6 +12,7 @@ from chunkflow.errors import UsageError
 from chunkflow.geometry.box import Box, Triple
 from chunkflow.geometry.scale import Scale
 from chunkflow.run.export_mesh import export_meshes
+from chunkflow.storage import meshes
 from chunkflow.storage.layout import layout_for_core
 from chunkflow.storage.volume import Volume, create_array
 
@@ -63,8 +64,22 @@ def test_every_mesh_is_closed_and_holds_the_volume_of_its_voxels(tmp_path: Path)
         _, counts = np.unique(np.sort(edges, axis=1), axis=0, return_counts=True)
         assert (counts == 2).all() and len(np.unique(edges, axis=0)) == len(edges)
         assert len(xyz) == mesh.vertices == faces.max() + 1
-    large = facts[0]
-    assert large.volume_um3 == pytest.approx((data == large.object_id).sum() * 0.3 * 0.11 * 0.1, rel=0.02)
+        assert mesh.volume_um3 == pytest.approx((data == mesh.object_id).sum() * 0.3 * 0.11 * 0.1, rel=1e-4)
+
+
+def test_plain_marching_cubes_lie_half_way(tmp_path: Path) -> None:
+    data = np.zeros((5, 6, 7), np.uint8)
+    data[2, 3, 4] = 1
+    (voxel,) = export_meshes(volume(tmp_path, data), tmp_path / "m", surface="halfway")
+    assert voxel.volume_um3 == pytest.approx(0.3 * 0.11 * 0.1 / 6, rel=1e-4)
+
+
+def test_a_mesh_whose_pieces_wait_in_files_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = volume(tmp_path, blobs())
+    export_meshes(labels, tmp_path / "memory", block=(10, 20, 30))
+    monkeypatch.setattr(meshes, "HELD_BYTES", 0)
+    export_meshes(labels, tmp_path / "files", block=(10, 20, 30))
+    assert content(tmp_path / "files") == content(tmp_path / "memory")
 
 
 def test_a_mesh_lies_where_viewers_show_its_voxels(tmp_path: Path) -> None:

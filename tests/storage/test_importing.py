@@ -62,9 +62,10 @@ def test_a_pattern_is_the_planes_that_fit_it(tmp_path: Path) -> None:
 def test_an_option_that_says_nothing_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", voxels(*SHAPE))
     (tmp_path / "a.nd2").write_bytes(b"x")
-    for source in (tmp_path / "a.tif", tmp_path):
-        with pytest.raises(UsageError, match=r"read as TIFF, which has no dataset 'raw'. Leave --dataset out"):
-            open_source(source, dataset="raw")
+    with pytest.raises(InputError, match=r"holds one image, and none that is called 'raw'. Leave --image out"):
+        open_source(tmp_path / "a.tif", dataset="raw")
+    with pytest.raises(UsageError, match=r"a folder of planes, which has no dataset 'raw'. Leave --dataset out"):
+        open_source(tmp_path, dataset="raw")
     with pytest.raises(UsageError, match="Leave --axes out"):
         open_source(tmp_path / "a.nd2", axes="ZYX")
 

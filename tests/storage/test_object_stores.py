@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -31,11 +30,11 @@ from chunkflow.storage.layout import ArrayLayout, objects_of
 from chunkflow.storage.omezarr import open_volume
 from chunkflow.storage.records import RecordFolder, part_paths, read_record, record_path, shelf_in, write_record
 from chunkflow.storage.retry import Conflict, take_counts
-from chunkflow.storage.stores import ObjectPath, listed_once, place_of
+from chunkflow.storage.stores import ObjectPath, listed_once
 from chunkflow.storage.tables import read_rows, read_table, write_table
 from chunkflow.storage.volume import Volume, create_array, open_array
 from chunkflow.testing import suites
-from chunkflow.testing.object_store import ENVIRONMENT, PASS, Answer, Asked, Proxy, make_bucket, proxied, s3_server
+from chunkflow.testing.object_store import PASS, Answer, Asked, Proxy
 
 pytestmark = pytest.mark.thorough
 
@@ -46,32 +45,6 @@ LAYOUTS = {
     "chunked": ArrayLayout(SHAPE, "uint16", (16, 24, 16), None),
     "0.4": ArrayLayout(SHAPE, "uint16", (16, 24, 16), None, 2),
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    pytest.importorskip("moto", reason="moto[server] is not installed")
-    with s3_server() as address:
-        yield address
-
-
-@pytest.fixture
-def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    with proxied(server) as going_on:
-        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": going_on.address}.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(retry, "FIRST_WAIT_SECONDS", 0.01)
-        yield going_on
-
-
-@pytest.fixture
-def bucket(proxy: Proxy, server: str) -> ObjectPath:
-    name = f"test-{uuid.uuid4().hex}"
-    make_bucket(server, name)
-    take_counts()
-    place = place_of(f"s3://{name}")
-    assert isinstance(place, ObjectPath)
-    return place
 
 
 def noise(shape: tuple[int, ...], seed: int = 1) -> np.ndarray:

@@ -17,6 +17,7 @@ from chunkflow.storage.importing import import_image
 from chunkflow.storage.inventory import missing_chunks
 from chunkflow.storage.omezarr import Format, open_volume
 from chunkflow.storage.tiff import read_tiff
+from chunkflow.storage.tiff_image import ome_image_names
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 STACK = (7, 30, 41)
@@ -257,8 +258,29 @@ def test_a_file_of_several_images_lists_them(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         writer.write(voxels(STACK))
         writer.write(voxels((9, 9)))
-    with pytest.raises(InputError, match=r"holds 2 images \(7x30x41, 9x9\). Save the one you want"):
+    with pytest.raises(InputError, match=r"holds 2 images: 0 \(7x30x41\), 1 \(9x9\). Choose one .*--image"):
         read_tiff(tmp_path / "a.tif")
+    assert read_tiff(tmp_path / "a.tif", image="1").shape == (1, 9, 9)
+    assert ome_image_names(tmp_path / "a.tif") == [""]  # a thumbnail of somebody's, as likely as an image
+
+
+def test_the_images_of_an_ome_tiff_are_chosen_by_name_or_number_with_their_own_voxel_size(tmp_path: Path) -> None:
+    data = [voxels(STACK), voxels((5, 31, 40)), voxels(STACK) + 1]
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as writer:
+        for k, (name, image) in enumerate(zip(("left", "right", "right"), data, strict=True)):
+            size = {f"PhysicalSize{axis}": 0.1 * (k + 1) for axis in "ZYX"}
+            units = {f"PhysicalSize{axis}Unit": "\u00b5m" for axis in "ZYX"}
+            writer.write(image, metadata={"axes": "ZYX", "Name": name, **size, **units})
+    path = tmp_path / "a.ome.tif"
+    assert ome_image_names(path) == ["left", "right", "right"]
+    for image, k in (("left", 0), ("0", 0), ("1", 1), ("2", 2)):
+        found = read_tiff(path, image=image)
+        assert np.array_equal(found.array, data[k])
+        assert found.voxel_um == pytest.approx((0.1 * (k + 1),) * 3)
+    with pytest.raises(InputError, match=r"1 right \(5x31x40\), 2 right .* no one image 'right'"):
+        read_tiff(path, image="right")
+    with pytest.raises(InputError, match="no one image '3'"):
+        read_tiff(path, image="3")
 
 
 def test_waves_are_refused(tmp_path: Path) -> None:
@@ -440,3 +462,9 @@ def test_a_real_volume_comes_in_voxel_for_voxel(tmp_path: Path) -> None:
         pytest.skip(f"{file} is missing")
     report = import_image(file, tmp_path / "yeast.ome.zarr", voxel_um=(0.2, 0.056, 0.056))
     np.testing.assert_array_equal(open_volume(report.destination)[...], tifffile.imread(file))
+
+
+def test_axes_that_planes_do_not_have_are_named_with_an_example(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", voxels(STACK), photometric="minisblack")
+    with pytest.raises(InputError, match=r"stores planes that XYZ does not fit.*for example --axes ZYX"):
+        read_tiff(tmp_path / "a.tif", axes="XYZ")
