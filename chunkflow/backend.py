@@ -102,7 +102,12 @@ def pointwise(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: numpy's, numba's and cupy's errors are MemoryErrors, torch's has its own name."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or is_out_of_device_memory(error)
+
+
+def is_out_of_device_memory(error: BaseException) -> bool:
+    """Whether an allocation on a GPU failed: cupy and torch both call it so, numpy and numba do not."""
+    return type(error).__name__ == "OutOfMemoryError"
 
 
 def release_memory() -> None:
@@ -156,6 +161,11 @@ def find_device(wanted: str = "auto") -> Device:
 def gpu_count() -> int:
     """GPUs that this process may use; 0 where none works."""
     return 0 if _why_no_gpu()[0] else int(cupy.cuda.runtime.getDeviceCount())
+
+
+def gpu_bus_id() -> str:
+    """The GPU that this process computes on, as other libraries name it; raises where there is none."""
+    return str(cupy.cuda.runtime.deviceGetPCIBusId(cupy.cuda.runtime.getDevice()))
 
 
 def _why_no_gpu() -> tuple[str, str]:

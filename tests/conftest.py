@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 import chunkflow as cf
 from chunkflow.run.dask import DaskEngine, local_engine
+from chunkflow.storage import retry
+from chunkflow.storage.stores import ObjectPath, place_of
 from chunkflow.synth import optics, phantoms
 from chunkflow.testing import suites
 
@@ -95,3 +98,38 @@ def cluster() -> Iterator[DaskEngine]:
     engine = local_engine(2, 4 * 2**30)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """A server that speaks the protocol of S3."""
+    pytest.importorskip("moto", reason="moto[server] is not installed")
+    from chunkflow.testing.object_store import s3_server
+
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def proxy(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """What stands between a test and the server, and is asked of every request; credentials and endpoint are set."""
+    from chunkflow.testing.object_store import ENVIRONMENT, proxied
+
+    with proxied(s3_address) as going_on:
+        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": going_on.address}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(retry, "FIRST_WAIT_SECONDS", 0.01)
+        yield going_on
+
+
+@pytest.fixture
+def bucket(proxy: Any, s3_address: str) -> ObjectPath:
+    """A bucket of its own, empty."""
+    from chunkflow.testing.object_store import make_bucket
+
+    name = f"test-{uuid.uuid4().hex}"
+    make_bucket(s3_address, name)
+    retry.take_counts()
+    place = place_of(f"s3://{name}")
+    assert isinstance(place, ObjectPath)
+    return place

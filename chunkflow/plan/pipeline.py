@@ -18,6 +18,7 @@ from chunkflow.errors import ConfigError, UsageError, nearest
 from chunkflow.geometry.box import Triple
 from chunkflow.geometry.scale import MicrometerTriple
 from chunkflow.plan.descriptions import read_description, set_value, split_setting, without_booleans
+from chunkflow.plan.options import SAVED, InputOptions, OutputOptions
 from chunkflow.plan.presets import extended
 from chunkflow.plan.threshold_files import shared_threshold
 from chunkflow.stages.apply import Apply
@@ -31,12 +32,10 @@ from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.pixels import PixelClassifier
 from chunkflow.stages.predict import Predict, packaged
 from chunkflow.stages.psf import Psf
-from chunkflow.stages.pyramid import PyramidMode
 from chunkflow.stages.resample import Resample
 from chunkflow.stages.skeleton import Skeleton
 from chunkflow.stages.threshold import BATCH, Threshold
 from chunkflow.stages.vesselness import Vesselness
-from chunkflow.storage.layout import ZSTD_LEVEL
 from chunkflow.storage.omezarr import open_volume
 from chunkflow.storage.tiff import read_tiff
 
@@ -44,6 +43,18 @@ if TYPE_CHECKING:
     from chunkflow.plan.plan import Plan
     from chunkflow.run.preview import Preview
     from chunkflow.storage.volume import Volume
+
+__all__ = [
+    "NUMBERING",
+    "READ",
+    "SAVED",
+    "STAGES",
+    "InputOptions",
+    "OutputOptions",
+    "Pipeline",
+    "numbering_of",
+    "resolved",
+]
 
 T = TypeVar("T")
 
@@ -71,107 +82,6 @@ NUMBERING = ("apply", "label", "instances")
 
 READ = ("measured", "measured_um", "dark_image", "flat_image")
 """Parameters that are read from the files that others name, and not written out."""
-
-ZSTD_LEVELS = 22
-
-SAVED = ("image", "probability", "classes", "mask", "labels", "skeleton")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputOptions:
-    """What is read, and how.
-
-    path : OME-Zarr image
-    kind : "image"; "mask": non-zero is foreground, starts at label; "labels": ids are kept, starts at skeleton
-    channel, time, level : which one, by number (channels by name too); time "all" is every one, as a batch
-    voxel_um : z, y, x, instead of what the image says
-    nodata : voxels of this value hold no data
-    mask : OME-Zarr image of the same shape; only its non-zero voxels are used
-    missing : "auto" reads missing chunks as zeros and counts them, "fail" refuses them
-    nan : "fail" sets blocks with NaN or infinity aside, "zero" reads them as 0
-    region : a part of it, z,y,x in voxels "10:60,0:256,:" or micrometers "10-15um,0-25um,:" (see `geometry.region`)
-    statistics_from : result of a run of the whole volume that lends a region its thresholds (see `plan.region`)
-    expansion : how many times the specimen was swollen (expansion microscopy). Optics are computed in um as the
-        microscope saw them; all else, parameters and results, is in um of the specimen, that is um / expansion
-    """
-
-    path: str | None = None
-    kind: Literal["image", "mask", "labels"] = "image"
-    channel: int | str | None = None
-    time: int | Literal["all"] | None = None
-    level: int = 0
-    voxel_um: MicrometerTriple | None = None
-    nodata: float | None = None
-    mask: str | None = None
-    missing: Literal["auto", "fail"] = "auto"
-    nan: Literal["fail", "zero"] = "fail"
-    region: str | None = None
-    statistics_from: str | None = None
-    expansion: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_parameters(self, "input")
-        if self.voxel_um is not None and min(self.voxel_um) <= 0:
-            raise ConfigError(f"input: voxel_um {list(self.voxel_um)} is not positive", "Give micrometers of z, y, x")
-        if self.expansion <= 0:
-            raise ConfigError(f"input: expansion {self.expansion} is not positive", "Give the factor, for example 4.1")
-        if self.statistics_from is not None and self.region is None:
-            raise ConfigError(
-                f"input: statistics_from {self.statistics_from} without a region", "Give a region, or leave it out"
-            )
-
-    @property
-    def time_point(self) -> int | None:
-        """The one that is read.
-
-        Raises
-        ------
-        UsageError : all of them are to be.
-        """
-        if self.time == "all":
-            raise UsageError("time all makes a run of every time point", "Use chunkflow run, or name one with time: N")
-        return self.time
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputOptions:
-    """What is written, and how.
-
-    path : folder of the result
-    save : arrays to keep, of image, probability, classes, mask, labels, skeleton
-    format : OME-Zarr "0.5" (sharded) or "0.4"
-    shard, chunk : voxels per file and per read; blocks must then be multiples
-    compression : level of zstd, 1 (quick) to 22 (small)
-    pyramid : "auto"; "xy": never coarser in z; "none"
-    scratch : "keep" leaves temporary arrays for later changes, until `chunkflow clean`; "drop" deletes each after the
-        last pass that reads it
-    """
-
-    path: str | None = None
-    save: tuple[str, ...] = ("image", "labels", "skeleton")
-    format: Literal["0.4", "0.5"] = "0.5"
-    shard: Triple | None = None
-    chunk: Triple | None = None
-    compression: int = ZSTD_LEVEL
-    pyramid: PyramidMode = "auto"
-    scratch: Literal["keep", "drop"] = "keep"
-
-    def __post_init__(self) -> None:
-        check_parameters(self, "output")
-        for name in self.save:
-            if name not in SAVED:
-                raise ConfigError(f"output: save names {name!r}, which is no array", nearest(name, SAVED))
-        for key in ("shard", "chunk"):
-            value = getattr(self, key)
-            if value is not None and min(value) < 1:
-                raise ConfigError(f"output: {key} {list(value)} is not positive", "Give voxels for z, y, x")
-        if not 1 <= self.compression <= ZSTD_LEVELS:
-            raise ConfigError(
-                f"output: compression {self.compression} is no level of zstd",
-                f"Give 1 (quick) to {ZSTD_LEVELS} (small)",
-            )
-        if self.shard and self.format == "0.4":
-            raise ConfigError("output: shard is given, but OME-Zarr 0.4 has no shards", "Give chunk, or format 0.5")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +135,7 @@ class Pipeline:
                     f"{stage.key} says what foreground is ({said}) and a threshold stage follows",
                     f"Set threshold of {stage.key} to null, or leave the stage out" if is_fixed else "Leave it out",
                 )
+        object.__setattr__(self, "stages", _of_dtype(self.stages, self.output))
         if self.block != "auto" and min(self.block) < 1:
             raise ConfigError(f"block {list(self.block)} is not positive", "Give voxels for z, y, x, or auto")
 
@@ -285,7 +196,7 @@ class Pipeline:
         volume: Volume | str | Path | None = None,
         output: str | Path | None = None,
         *,
-        block: Triple | None = None,
+        block: Triple | Literal["auto"] | None = None,
         memory: int | None = None,
         workers: int | None = None,
         resume: bool = True,
@@ -313,6 +224,24 @@ class Pipeline:
 def numbering_of(stages: Sequence[Stage]) -> list[str]:
     """Keys of the stages that say what an object is."""
     return [stage.key for stage in stages if stage.key in NUMBERING and not _makes_image(stage)]
+
+
+def _of_dtype(stages: Sequence[Stage], output: OutputOptions) -> tuple[Stage, ...]:
+    """The stages, of which the one that makes the image stores it as `output: {dtype}` says."""
+    makers = [stage for stage in stages if _makes_image(stage)]
+    if output.dtype is None or not makers:  # a copy of the input: the plan compares the types
+        return tuple(stages)
+    last = makers[-1]
+    if not isinstance(last, Deconvolve):
+        if output.dtype == "float32":
+            return tuple(stages)
+        raise ConfigError(
+            f"output: dtype {output.dtype}, and {last.key} makes the image, which has fractions",
+            "Leave dtype out: only deconvolve scales its image to integers, where no stage behind it changes the image",
+        )
+    if last.dtype not in ("float32", output.dtype):
+        raise ConfigError(f"output: dtype {output.dtype}, and deconvolve: dtype {last.dtype}", "Keep one of them")
+    return tuple(replace(stage, dtype=output.dtype) if stage is last else stage for stage in stages)
 
 
 def _makes_image(stage: Stage) -> bool:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
@@ -42,6 +42,7 @@ from chunkflow.plan.passes import (
 from chunkflow.plan.pipeline import Pipeline
 from chunkflow.plan.reading import Traffic, traffic_of
 from chunkflow.plan.region import Lender, Part, read_box
+from chunkflow.plan.values import plan_values
 from chunkflow.stages import pyramid
 from chunkflow.stages.infer import InferCores, InferViews
 from chunkflow.storage.layout import ArrayLayout
@@ -90,9 +91,10 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """Projected peak of a worker process."""
-        ahead = (p.ahead_bytes if self.reads_ahead(p) else 0 for p in self.passes)
-        return self.process_bytes + max(p.peak_bytes + more for p, more in zip(self.passes, ahead, strict=True))
+        """Projected peak of a worker process; passes over records, which data decide, have warnings of their own."""
+        known = [p for p in self.passes if p.holds_voxels or p.draft.merge is not None]
+        ahead = (p.ahead_bytes if self.reads_ahead(p) else 0 for p in known)
+        return self.process_bytes + max(p.peak_bytes + more for p, more in zip(known, ahead, strict=True))
 
     def reads_ahead(self, p: Pass) -> bool:
         """Whether a worker has room to read the next block of a pass, or write the last, while it computes one."""
@@ -173,6 +175,7 @@ class Plan:
         options: Any = None,
         restart: bool = False,
         overwrite: bool = False,
+        on_oom: Literal["fail", "host"] = "fail",
         allow_holes: bool = False,
         mix_kinds: bool = False,
         on_event: Callable[[Any], None] | None = None,
@@ -189,6 +192,7 @@ class Plan:
             options=options,
             restart=restart,
             overwrite=overwrite,
+            on_oom=on_oom,
             allow_holes=allow_holes,
             mix_kinds=mix_kinds,
             on_event=on_event,
@@ -196,56 +200,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values: what `plan --json` prints."""
-        return {
-            "input": {
-                "path": self.input.path,
-                "shape": list(self.input.shape),
-                "dtype": str(self.input.dtype),
-                "voxel_um": list(self.input.scale.voxel_um),
-                "missing_chunks": int(self.input_identity.get("missing", 0)),
-            },
-            "output": {"path": str(self.output), "shape": list(self.shape), "voxel_um": list(self.scale.voxel_um)},
-            "block": list(self.block),
-            "passes": [
-                {
-                    "name": p.name,
-                    "units": p.units,
-                    "merge": p.draft.merge is not None,
-                    "shape": list(p.draft.grid.shape),
-                    "core": list(p.draft.grid.core),
-                    "halo": list(p.halo),
-                    "read_amplification": round(p.draft.grid.read_amplification(p.halo), 3) if p.reads else None,
-                    "reads": list(p.reads),
-                    "writes": [spec.name for spec in p.draft.writes],
-                    "peak_bytes": p.peak_bytes,
-                    "device_bytes": p.device_bytes,
-                    "read_bytes": moved.read_bytes,
-                    "written_bytes": moved.written_bytes,
-                    "read_files": moved.read_files,
-                    "written_files": moved.written_files,
-                }
-                for p, moved in zip(self.passes, map(self.traffic, self.passes), strict=True)
-            ],
-            "arrays": [
-                {
-                    "name": a.name,
-                    "shape": list(a.layout.shape),
-                    "dtype": a.layout.dtype,
-                    "chunk": list(a.layout.chunk),
-                    "shard": list(a.layout.shard) if a.layout.shard else None,
-                    "zarr_format": a.layout.zarr_format,
-                    "bytes": a.nbytes,
-                    "kept": a.kept,
-                    "producer": a.producer,
-                }
-                for a in self.arrays.values()
-            ],
-            "disk": asdict(self.disk),
-            "facts": dict(self.facts),
-            "peak_bytes_per_worker": self.peak_bytes,
-            "memory_bytes_per_worker": self.memory,
-            "warnings": list(self.warnings),
-        }
+        return plan_values(self)
 
 
 def make_plan(
@@ -253,7 +208,7 @@ def make_plan(
     volume: Volume | str | Path | None = None,
     output: str | Path | None = None,
     *,
-    block: Triple | None = None,
+    block: Triple | Literal["auto"] | None = None,
     memory: int | None = None,
     workers: int | None = None,
     resume: bool = True,
@@ -279,7 +234,8 @@ def make_plan(
     limit = memory or int(psutil.virtual_memory().total * MEMORY_SHARE / (workers or available_cores()))
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} workers cannot work", "Use 1 or more")
-    wanted = block or (pipeline.block if pipeline.block != "auto" else _stored_block(target) if resume else None)
+    asked = block or pipeline.block
+    wanted = asked if asked != "auto" else _stored_block(target) if resume else None
     part = _part(pipeline, source, mask, target)
     if part is not None:
         source, mask = source.cropped(part.box), None if mask is None else mask.cropped(part.box)

@@ -25,7 +25,7 @@ RESERVE_BYTES = 64 * 2**20  # free space below which nothing is started: the jou
 MOST_UNITS = 20_000_000  # blocks of a pass: the journal has a line for each, the driver some 500 bytes
 
 RUN_FILES = (
-    *("plan.json", "input.json", "journal.jsonl", "reserve", "lock", "clock", "epoch", "epoch.new"),
+    *("plan.json", "input.json", "journal.jsonl", "reserve", "lock", "clock", "epoch", "epoch.new", "log.jsonl"),
     *("arrays", "records", "verify.json"),
 )
 """What a run keeps in its folder; a folder with anything else in it is somebody's own."""

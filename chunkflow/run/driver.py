@@ -18,6 +18,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from importlib.metadata import version
+from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +28,20 @@ from chunkflow.errors import (
     IncompleteError,
     InputChangedError,
     IntegrityError,
+    OutputInUseError,
     is_disk_full,
 )
 from chunkflow.plan.inputs import input_identity
 from chunkflow.plan.passes import Pass
 from chunkflow.plan.plan import Plan
 from chunkflow.run.admission import changes_of_input, check_admission, forget_run, remember_input
-from chunkflow.run.engine import ClusterOptions, chosen_device, chosen_engine
+from chunkflow.run.engine import ClusterOptions, chosen_device, engine_for
+from chunkflow.run.events import Listener, Stream
 from chunkflow.run.findings import Findings, kinds_of_run
 from chunkflow.run.journal import Journal
+from chunkflow.run.leftovers import sweep_probes
 from chunkflow.run.lock import OutputLock, next_epoch
-from chunkflow.run.ongoing import Listener, Run
+from chunkflow.run.ongoing import Run
 from chunkflow.run.outstanding import Accepted, forget, lost_units, outstanding, reusable
 from chunkflow.run.places import Places
 from chunkflow.run.publish import publish
@@ -54,6 +58,8 @@ if TYPE_CHECKING:
 __all__ = ["reusable", "run_plan"]
 
 log = logging.getLogger(__name__)
+
+SAID_BYTES = 1000  # of an error, that the journal keeps: less than the reserve of its last words
 
 
 def run_plan(
@@ -93,52 +99,53 @@ def run_plan(
         of any; the result is marked as mixed. Without it passes of another kind are computed again.
     on_event : called with progress, as mappings with an "event".
     command : what the user typed, which `chunkflow status` shows to those who want to go on.
-    report : whether to write report.html, which takes half a second of a small volume.
+    report : whether to write report.html, which takes half a second of a small volume; of a run that fails too.
 
     Raises
     ------
     ChunkflowError : and its kinds, each with its exit code.
     """
-    from chunkflow.run.result import open_result
+    from chunkflow.run.result import Result, open_result
 
-    say = (lambda event: None) if on_event is None else on_event
+    say = Stream(on_event)
     found = chosen_device(device, on=on, options=options)
     say({"event": "device", "text": str(found)})
     check_admission(plan, overwrite=overwrite, restart=restart)
-    engine = chosen_engine(
-        client=client,
-        on=on,
-        workers=workers,
-        units=plan.largest_grid,
-        is_small=plan.is_small,
-        memory=plan.memory,
-        device=found,
-        options=options,
-    )
-    with closing(engine), OutputLock(plan.output / "run"):
-        if restart:
-            forget_run(plan.output / "run")
-        remember_input(plan)
-        with closing(Journal.open(plan.output / "run" / "journal.jsonl")) as journal:
-            accepted = Accepted(
-                kind=engine.kind(),
-                mixed=mix_kinds or on_oom == "host",
-                holes=allow_holes,
-                doubt=journal.unclean_session,
-            )
-            base = _base_kind(plan.output / "run", journal, accepted, mix_kinds, say)
-            places = Places(plan, plan.fingerprints(base))
-            epoch = next_epoch(places.run)
-            run = Run(plan, places, journal, engine, found, epoch, say, on_oom, accepted, command)
-            _run_locked(run, base)
-        result = open_result(plan.output)
-        if report:
-            _write_report(result, say)
+    engine = engine_for(plan, found, client=client, on=on, workers=workers, options=options)
+    has_begun = False
+    try:
+        with closing(engine), OutputLock(plan.output / "run"):
+            if restart:
+                forget_run(plan.output / "run")
+            say.keep_in(plan.output / "run")
+            remember_input(plan)
+            with closing(Journal.open(plan.output / "run" / "journal.jsonl")) as journal:
+                accepted = Accepted(
+                    kind=engine.kind(),
+                    mixed=mix_kinds or on_oom == "host",
+                    holes=allow_holes,
+                    doubt=journal.unclean_session,
+                )
+                base = _base_kind(plan.output / "run", journal, accepted, mix_kinds, say)
+                places = Places(plan, plan.fingerprints(base))
+                epoch = next_epoch(places.run)
+                run = Run(plan, places, journal, engine, found, epoch, say, on_oom, accepted, command)
+                has_begun = True
+                _run_locked(run, base)
+            result = open_result(plan.output)
+            if report:
+                _write_report(result, say)
+    except Exception as error:
+        if report and has_begun and not isinstance(error, StaleRunError | OutputInUseError):
+            with suppress(Exception):  # nothing may stand before the error of the run
+                if _write_report(Result(plan.output), say):
+                    say({"event": "report", "path": str(plan.output / "report.html")})
+        raise
     return result
 
 
-def _write_report(result: Result, say: Listener) -> None:
-    """The report, which must never cost a run: what goes wrong with it is a warning."""
+def _write_report(result: Result, say: Listener) -> bool:
+    """The report, which must never cost a run: what goes wrong with it is a warning. Whether it is there."""
     from chunkflow.report.report import write_report
 
     try:
@@ -146,6 +153,8 @@ def _write_report(result: Result, say: Listener) -> None:
     except Exception as error:  # the result is complete and audited without it
         log.warning("the report could not be written", exc_info=error)
         say({"event": "warning", "text": f"the report could not be written: {error}"})
+        return False
+    return True
 
 
 def _base_kind(folder: Place, journal: Journal, accepted: Accepted, mix_kinds: bool, say: Listener) -> str:
@@ -166,6 +175,8 @@ def _base_kind(folder: Place, journal: Journal, accepted: Accepted, mix_kinds: b
 
 def _run_locked(run: Run, base: str) -> None:
     sweep_partial_files(run.plan.output)
+    if isinstance(run.plan.output, Path):
+        sweep_probes(run.plan.output.absolute().parent)
     here = {"host": socket.gethostname(), "pid": os.getpid(), "command": run.command}
     options = {"allow_holes": run.accepted.holes, "mixed": run.accepted.mixed}
     run.journal.append("start", time=time(), epoch=run.epoch[1], kind=run.accepted.kind, **here, **options)
@@ -177,7 +188,8 @@ def _run_locked(run: Run, base: str) -> None:
         _compute(run, described)
     except BaseException as error:
         with suppress(OSError):  # a disk that is fuller than the reserve: the error says it
-            run.journal.append("end", time=time(), code=_exit_code(error))
+            said = {"error": str(error)[:SAID_BYTES]} if str(error) else {}
+            run.journal.append("end", time=time(), code=_exit_code(error), **said)
         raise
     holes = sum(len(run.journal.state(run.fingerprint(p.name)).holes) for p in run.plan.passes)
     run.journal.append("end", time=time(), code=IncompleteError.exit_code if holes else 0)

@@ -12,13 +12,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from chunkflow.backend import Device, available_cores, compute_kind, find_device, gpu_count
 from chunkflow.errors import UsageError
 from chunkflow.run.lanes import Lanes
 from chunkflow.run.profiles import Profile
 from chunkflow.run.watchdog import Patience
+
+if TYPE_CHECKING:
+    from chunkflow.plan.plan import Plan
 
 R = TypeVar("R")
 Outcome = tuple[int, R | BaseException]
@@ -31,6 +34,10 @@ class Engine(Protocol):
     """Maps a picklable function over unit numbers."""
 
     name: str
+
+    @property
+    def dashboard(self) -> str:
+        """The page of the cluster that computes now; empty where there is none."""
 
     @property
     def lanes(self) -> Lanes | None:
@@ -54,6 +61,7 @@ class SerialEngine:
     """One unit after the other, in this process."""
 
     name = "serial"
+    dashboard = ""
     workers = 1
     lanes = None
 
@@ -80,6 +88,7 @@ class ThreadsEngine:
     """
 
     name = "threads"
+    dashboard = ""
 
     def __init__(self, workers: int, device: str = "cpu") -> None:
         self._workers = workers
@@ -140,6 +149,11 @@ class LocalEngine:
             return SerialEngine(self._device.kind).map(function, units)
         cluster = self._cluster or self._start()
         return cluster.map(function, units)
+
+    @property
+    def dashboard(self) -> str:
+        """See `Engine`."""
+        return "" if self._cluster is None else self._cluster.dashboard
 
     def _start(self) -> Engine:
         from chunkflow.run.dask import local_engine
@@ -225,42 +239,99 @@ def chosen_engine(
     ------
     UsageError : there is no such engine, or nobody answers at the address.
     """
-    count = available_cores() if workers is None else workers
     options = options or ClusterOptions()
-    if count < 1:
-        raise UsageError(f"{count} workers cannot work", "Use 1 or more")
+    if workers is not None and workers < 1:
+        raise UsageError(f"{workers} workers cannot work", "Use 1 or more")
     if client is not None:
         from chunkflow.run.dask import DaskEngine
 
         return DaskEngine(client, device=device.kind, patience=options.patience)
-    if on is None and options.profile is not None:
-        on = options.profile.scheduler
-    if on in ("slurm", "kubernetes"):
-        return _cluster_engine(on, workers, device, options)
-    if on == "cuda" or _wants_gpus(on, device, min(count, units)):
+    place = _chosen_place(on, workers, units, device.kind, is_small=is_small, options=options)
+    if place in ("slurm", "kubernetes"):
+        return _cluster_engine(place, workers, device, options)
+    if place == "cuda":
         from chunkflow.run.gpu_cluster import cuda_engine
 
         own = options.profile.options if options.profile is not None else {}
         return cuda_engine(min(workers or gpu_count(), units), memory, options=own, patience=options.patience)
-    if on is None:
-        needs_no_workers = units == 1 or (is_small and workers is None)
-        on = "threads" if device.kind == "gpu" else "serial" if needs_no_workers else "local"
-    if on == "serial":
+    if place == "serial":
         return SerialEngine(device.kind)
-    if on == "threads" or (on == "local" and device.kind == "gpu"):
-        return ThreadsEngine(workers or (1 if device.kind == "gpu" else count), device.kind)
-    if on == "local":
-        return LocalEngine(min(count, units), memory, device, options.patience)
-    if "://" in on:
+    if place == "threads":
+        return ThreadsEngine(_threads(workers, device.kind), device.kind)
+    if place == "local":
+        return LocalEngine(min(workers or available_cores(), units), memory, device, options.patience)
+    if "://" in place:
         from chunkflow.run.dask import connected_engine
 
-        return connected_engine(on, device.kind, patience=options.patience, insecure=options.insecure)
+        return connected_engine(place, device.kind, patience=options.patience, insecure=options.insecure)
     raise UsageError(f"--on {on!r} is not known", f"Use {', '.join(PLACES)}, or an address like tls://HOST:8786")
 
 
-def _wants_gpus(on: str | None, device: Device, at_once: int) -> bool:
+def engine_for(
+    plan: Plan,
+    device: Device,
+    *,
+    client: Any = None,
+    on: str | None = None,
+    workers: int | None = None,
+    options: ClusterOptions | None = None,
+) -> Engine:
+    """The engine of a plan's run. See `chosen_engine`."""
+    return chosen_engine(
+        client=client,
+        on=on,
+        workers=workers,
+        units=plan.largest_grid,
+        is_small=plan.is_small,
+        memory=plan.memory,
+        device=device,
+        options=options,
+    )
+
+
+def workers_for(
+    plan: Plan, kind: str, *, on: str | None = None, workers: int | None = None, options: ClusterOptions | None = None
+) -> int:
+    """How many units the engine of a plan's run computes at once; starts nothing.
+
+    kind : of the device, "cpu" or "gpu". Of an address nobody knows: a worker per core of this machine is assumed.
+    """
+    options = options or ClusterOptions()
+    units = plan.largest_grid
+    place = _chosen_place(on, workers, units, kind, is_small=plan.is_small, options=options)
+    if place == "serial":
+        return 1
+    if place in ("slurm", "kubernetes") and options.profile is not None:
+        profile = options.profile.with_workers(workers)
+        pool = (profile.gpu if kind == "gpu" else profile.cpu) or next(iter(profile.pools.values()))
+        return min(pool.jobs * pool.processes, units)
+    count = gpu_count() if place == "cuda" else _threads(None, kind) if place == "threads" else available_cores()
+    return min(workers or count, units)
+
+
+def _threads(workers: int | None, kind: str) -> int:
+    return workers or (1 if kind == "gpu" else available_cores())
+
+
+def _chosen_place(
+    on: str | None, workers: int | None, units: int, kind: str, *, is_small: bool, options: ClusterOptions
+) -> str:
+    """Where a run computes: one of `PLACES`, or what the user wrote."""
+    if on is None and options.profile is not None:
+        on = options.profile.scheduler
+    if on in ("slurm", "kubernetes", "cuda"):
+        return on
+    if _wants_gpus(on, kind, min(workers or available_cores(), units)):
+        return "cuda"
+    if on is None:
+        needs_no_workers = units == 1 or (is_small and workers is None)
+        return "threads" if kind == "gpu" else "serial" if needs_no_workers else "local"
+    return "threads" if on == "local" and kind == "gpu" else on
+
+
+def _wants_gpus(on: str | None, kind: str, at_once: int) -> bool:
     """Whether a process per GPU is what the user means: several GPUs, and the means to use them."""
-    if device.kind != "gpu" or min(at_once, gpu_count()) < 2:
+    if kind != "gpu" or min(at_once, gpu_count()) < 2:
         return False
     return on == "local" or (on is None and find_spec("dask_cuda") is not None)
 

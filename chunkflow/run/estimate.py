@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from chunkflow.backend import available_cores
 from chunkflow.plan.disk import disk_of
 from chunkflow.plan.passes import Pass
 from chunkflow.plan.plan import Plan
+from chunkflow.run.engine import ClusterOptions, workers_for
 from chunkflow.stages.graph import PARTS
 
 LEAST_RANGE = 0.15
@@ -107,11 +107,18 @@ class _Fit:
 
 
 def estimated(
-    plan: Plan, seen: Seen, *, on: str | None, workers: int | None, kind: str, notes: Sequence[str] = ()
+    plan: Plan,
+    seen: Seen,
+    *,
+    on: str | None,
+    workers: int | None,
+    kind: str,
+    options: ClusterOptions | None = None,
+    notes: Sequence[str] = (),
 ) -> Estimate:
     """The estimate for a plan. Parameters as for `run.probe.probe`; `kind` of the device, "cpu" or "gpu"."""
-    count = _workers(plan, on, workers, kind)
-    small = _workers(seen.plan, on, workers, kind)
+    count = workers_for(plan, kind, on=on, workers=workers, options=options)
+    small = workers_for(seen.plan, kind, on=on, workers=workers, options=options)
     growth = prod(plan.shape) / prod(seen.plan.shape)
     fits = {p.name: _fitted(p, seen.units.get(p.name, {})) for p in seen.plan.passes}
     known = {p.name: p for p in seen.plan.passes}
@@ -150,15 +157,6 @@ def estimated(
         probe_seconds=seen.seconds,
         notes=tuple(notes),
     )
-
-
-def _workers(plan: Plan, on: str | None, workers: int | None, kind: str) -> int:
-    """How many units the engine of such a run computes at once (`run.engine.chosen_engine`)."""
-    needs_no_workers = plan.largest_grid == 1 or (plan.is_small and workers is None)
-    if on == "serial" or (on is None and kind == "cpu" and needs_no_workers):
-        return 1
-    count = workers or (1 if kind == "gpu" else available_cores())
-    return min(count, plan.largest_grid)
 
 
 def _seconds(line: Mapping[str, Any]) -> float:

@@ -17,7 +17,8 @@ import dask
 from distributed import Client
 
 from chunkflow.errors import UsageError
-from chunkflow.run.dask import CLOSING_SECONDS, LOCAL_SETTINGS, DaskEngine
+from chunkflow.run.dashboard import ADDRESS, can_draw
+from chunkflow.run.dask import CLOSING_SECONDS, LOCAL_SETTINGS, DaskEngine, workers_awaited
 from chunkflow.run.flight import THREADS
 from chunkflow.run.watchdog import Patience
 
@@ -46,7 +47,7 @@ def cuda_engine(
     UsageError : dask-cuda is missing, or finds no GPU.
     """
     settings: dict[str, Any] = {"n_workers": gpus, "threads_per_worker": THREADS, "memory_limit": memory_bytes}
-    settings |= {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
+    settings |= {"host": "127.0.0.1", "dashboard_address": ADDRESS, "scheduler_kwargs": {"dashboard": can_draw()}}
     settings |= ONE_POOL if find_spec("rmm") is not None else {}
     settings |= {"silence_logs": logging.CRITICAL, **(options or {})}
     with dask.config.set(LOCAL_SETTINGS):
@@ -55,13 +56,13 @@ def cuda_engine(
         except (TypeError, ValueError) as error:
             raise UsageError(f"dask-cuda refuses its options: {error}", "Correct options: in the profile") from error
         client = Client(cluster, set_as_default=False)
-    lasting = dask.config.set({"distributed.deploy.lost-worker-timeout": "24 hours"})
+    give_up = workers_awaited()
 
     def close() -> None:
         client.close()
         with suppress(TimeoutError):
             cluster.close(timeout=CLOSING_SECONDS)
-        lasting.__exit__(None, None, None)
+        give_up()
 
     return DaskEngine(client, device=device, owned=close, patience=patience)
 

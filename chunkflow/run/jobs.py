@@ -14,12 +14,16 @@ from chunkflow.storage.layout import ArrayLayout
 from chunkflow.storage.records import merged_path, read_record, write_record
 from chunkflow.storage.stores import place_of
 from chunkflow.storage.tiff_stack import TiffStack
-from chunkflow.storage.volume import Volume, create_array
+from chunkflow.storage.volume import Volume, create_array, holds_array, restore_metadata
 
 
 def job_of(run: Run, p: Pass) -> Job:
     """The job of a pass; creates the arrays that it writes, and stores its constants."""
     places, plan = run.places, run.plan
+    for name in (*p.reads, *(spec.name for spec in p.draft.writes)):
+        if name in plan.arrays and holds_array(folder := places.locate(name, run.journal.locations)):
+            # No unit wrote them, so no digest knows them: they are what the plan says, whatever became of them since.
+            restore_metadata(folder, final_layout(places, plan.arrays[name]))
     reads = {name: _source(run, name) for name in p.reads}
     writes: dict[str, Source] = {}
     for spec in p.draft.writes:

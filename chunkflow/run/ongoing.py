@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from chunkflow.backend import Device
 from chunkflow.plan.plan import Plan
 from chunkflow.run.engine import Engine
+from chunkflow.run.events import Listener
+from chunkflow.run.gpu_use import Told
 from chunkflow.run.journal import Journal
 from chunkflow.run.outstanding import Accepted
 from chunkflow.run.places import Places
 from chunkflow.run.worker import OnOom
-
-Event = Mapping[str, Any]
-Listener = Callable[[Event], None]
 
 
 @dataclass(slots=True)
@@ -36,6 +33,18 @@ class Run:
     on_oom: OnOom = "fail"
     accepted: Accepted = field(default_factory=lambda: Accepted(kind="", mixed=True))
     command: str = ""
+    gpus: Told = field(init=False)
+    _dashboards: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.gpus = Told(self.say)
+
+    def tell_dashboard(self) -> None:
+        """Say where the engine's cluster is drawn, once."""
+        url = self.engine.dashboard
+        if url and url not in self._dashboards:
+            self._dashboards.add(url)
+            self.say({"event": "dashboard", "url": url})
 
     def fingerprint(self, name: str) -> str:
         """Of a pass."""

@@ -9,16 +9,19 @@ a pass is to run    where it never finished, where units of it were lost, where 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from chunkflow.geometry.box import Box
+from chunkflow.geometry.grid import Grid
 from chunkflow.plan.passes import Pass
 from chunkflow.plan.plan import Plan
-from chunkflow.run.digests import unit_is_intact
+from chunkflow.run.digests import Trust, unit_is_intact
 from chunkflow.run.intact import Files
-from chunkflow.run.journal import Journal
+from chunkflow.run.journal import Journal, PassState
 from chunkflow.run.places import Places, run_folder
-from chunkflow.storage.stores import listed_once
+from chunkflow.storage.layout import ArrayLayout, objects_of
+from chunkflow.storage.stores import Place, listed_once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,34 @@ class Accepted:
     mixed: bool = False
     holes: bool = False
     doubt: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """What a pass left on disk, as the journal and a plan say.
+
+    arrays : folder and layout of each that it writes, in their order
+    """
+
+    state: PassState
+    records: Place
+    grid: Grid
+    arrays: Mapping[str, tuple[Place, ArrayLayout]]
+    is_merge: bool
+
+    def is_intact(self, unit: int, trust: Trust) -> bool:
+        """Whether the record and the files of a unit that is done are as they were. Dropped arrays are let be."""
+        if unit not in range(1 if self.is_merge else len(self.grid)):
+            return False
+        files = None if self.is_merge else self._files(self.grid.core_of(unit))
+        return unit_is_intact(self.state.done[unit], self.records, unit, files, trust)
+
+    def _files(self, core: Box) -> list[Files]:
+        dropped = self.state.dropped
+        return [
+            Files(None if name in dropped else folder, objects_of(layout, core))
+            for name, (folder, layout) in self.arrays.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +125,15 @@ def forget(places: Places, journal: Journal, tasks: Sequence[Outstanding]) -> No
 
 def lost_units(plan: Plan, places: Places, journal: Journal, p: Pass, doubt: int | None = None) -> tuple[int, ...]:
     """Units of a pass that are done and whose files are not as the journal says."""
-    state = journal.state(places.fingerprints[p.name])
-    there = range(p.units)
-    return tuple(u for u in state.done if u not in there or not _is_intact(plan, places, journal, p, u, doubt))
+    left = Left(
+        state=journal.state(places.fingerprints[p.name]),
+        records=places.records(p.name),
+        grid=p.draft.grid,
+        arrays={s.name: (places.locate(s.name, journal.locations), plan.arrays[s.name].layout) for s in p.draft.writes},
+        is_merge=p.draft.merge is not None,
+    )
+    trust = replace(journal.trust, doubt=doubt)
+    return tuple(u for u in left.state.done if not left.is_intact(u, trust))
 
 
 def _refused_units(places: Places, journal: Journal, p: Pass, accepted: Accepted) -> tuple[int, ...]:
@@ -126,15 +163,3 @@ def _stale(
         if changed or misread:
             found.add(p.name)
     return found
-
-
-def _is_intact(plan: Plan, places: Places, journal: Journal, p: Pass, unit: int, doubt: int | None) -> bool:
-    """Whether the record and the files of a unit that is done are as they were. Dropped arrays are let be."""
-    state = journal.state(places.fingerprints[p.name])
-    files = []
-    for spec in p.draft.writes:
-        folder = None if spec.name in state.dropped else places.locate(spec.name, journal.locations)
-        files.append(Files(folder, places.objects(spec.name, unit, plan.arrays[spec.name].layout)))
-    is_block = p.draft.merge is None
-    trust = replace(journal.trust, doubt=doubt)
-    return unit_is_intact(state.done[unit], places.records(p.name), unit, files if is_block else None, trust)

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from chunkflow.plan.plan import Plan
-from chunkflow.storage.layout import ArrayLayout, objects_of
 from chunkflow.storage.stores import ObjectPath, Place
 from chunkflow.storage.volume import holds_array
 
@@ -89,8 +88,3 @@ class Places:
         """Where an array is now: published under this fingerprint, or staged (also if it is nowhere yet)."""
         producer = self.plan.arrays[array].producer
         return array_folder(self.plan.output, array, producer, self.fingerprints[producer], published)
-
-    def objects(self, array: str, unit: int, layout: ArrayLayout) -> list[str]:
-        """Names of the files that one unit writes of an array."""
-        producer = self.plan.pass_named(self.plan.arrays[array].producer)
-        return objects_of(layout, producer.draft.grid.core_of(unit))

@@ -32,6 +32,11 @@ class PooledEngine:
         """Of the pool that is running; 1 while none is."""
         return self._running[1].workers if self._running else 1
 
+    @property
+    def dashboard(self) -> str:
+        """See `chunkflow.run.engine.Engine`."""
+        return self._running[1].dashboard if self._running else ""
+
     def map(self, function: Callable[[int], R], units: Sequence[int]) -> Iterator[Outcome[R]]:
         """See `chunkflow.run.engine.Engine`."""
         name = "gpu" if needs_gpu(function) else "cpu"

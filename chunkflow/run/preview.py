@@ -32,7 +32,7 @@ from chunkflow.plan.region import in_region
 from chunkflow.run.batch_import import readable
 from chunkflow.run.batch_inputs import check_single
 from chunkflow.run.driver import run_plan
-from chunkflow.run.progress import Listener
+from chunkflow.run.events import Listener
 from chunkflow.run.result import Result, ResultVolume
 from chunkflow.storage.files import write_atomic
 from chunkflow.storage.omezarr import image_facts, open_volume

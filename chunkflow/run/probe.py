@@ -16,7 +16,6 @@ Not seen: other load on the machine, other machines, stages that find other thin
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -39,6 +38,7 @@ from chunkflow.run.engine import ClusterOptions, chosen_device
 from chunkflow.run.estimate import Estimate, Seen, estimated
 from chunkflow.run.events import Listener
 from chunkflow.run.journal import Journal
+from chunkflow.run.leftovers import probe_folder
 from chunkflow.run.places import run_folder
 from chunkflow.stages.measure import Measure
 from chunkflow.storage import omezarr_write
@@ -103,15 +103,11 @@ def probe(
     UsageError : the scratch folder is not there.
     """
     sample = sample_of(plan)
-    folder = Path(tempfile.mkdtemp(prefix=".chunkflow-probe-", dir=_scratch(plan, scratch)))
-    try:
+    with probe_folder(_scratch(plan, scratch)) as folder:
         where = {"on": on, "workers": workers, "device": device, "options": options}
         seen = _run(plan, sample, folder, where, on_event or (lambda event: None))
-        found = chosen_device(device, on=on, options=options)
-        kind = found.kind
+        kind = chosen_device(device, on=on, options=options).kind
         return estimated(plan, seen, on=on, workers=workers, kind=kind, options=options, notes=_notes(plan))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _scratch(plan: Plan, scratch: str | Path | None) -> Path:

@@ -1,6 +1,6 @@
 """Progress of a run for people and for machines, from the driver's events.
 
-terminal     a bar per pass with blocks, voxels and bytes written per second, and time to go
+terminal     a bar per pass with blocks, voxels and bytes written per second, use of GPUs, and time to go
 elsewhere    a line per finished pass
 --json       a line of JSON per event
 """
@@ -8,10 +8,9 @@ elsewhere    a line per finished pass
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic, time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -27,8 +26,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-Event = Mapping[str, Any]
-Listener = Callable[[Event], None]
+from chunkflow.run.events import Event, Listener
+from chunkflow.run.gpu_use import gpu_words
 
 
 @contextmanager
@@ -57,15 +56,19 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._began: dict[str, float] = {}
+        self._gpu = ""
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if event["event"] == "pass":
-            self._began[event["pass"]] = monotonic()
+            self._began[event["pass"]], self._gpu = monotonic(), ""
+        elif event["event"] == "gpu":
+            self._gpu = gpu_words(event["workers"])
         elif event["event"] == "unit" and event["done"] == event["units"]:
             seconds = monotonic() - self._began[event["pass"]]
             line = f"{event['pass']:<20} {_blocks(event['units']):<12} {seconds:7.1f} s"
-            self._say(f"{line} {throughput(seconds, event['voxels'], event['bytes'])}".rstrip())
+            words = (line, throughput(seconds, event["voxels"], event["bytes"]), self._gpu)
+            self._say(" ".join(word for word in words if word))
         else:
             for line in _sentences(event):
                 self._say(line)
@@ -89,12 +92,14 @@ class Bars:
         elif event["event"] == "unit":
             task = self._tasks[event["pass"]]
             self._bars.update(task, completed=event["done"], voxels=event["voxels"], bytes=event["bytes"])
+        elif event["event"] == "gpu":
+            self._bars.update(self._tasks[event["pass"]], gpu=gpu_words(event["workers"]))
         for line in _sentences(event):
             self._bars.console.print(line, markup=False, highlight=False)
 
 
 class Speed(ProgressColumn):
-    """Blocks per second, and voxels and bytes written per second of the whole pass."""
+    """Blocks per second, voxels and bytes written per second of the whole pass, and use of GPUs."""
 
     def render(self, task: Task) -> Text:
         """See `rich.progress.ProgressColumn`."""
@@ -102,7 +107,7 @@ class Speed(ProgressColumn):
         if speed is None:
             return Text("")
         shown = throughput(task.elapsed or 0.0, task.fields.get("voxels", 0), task.fields.get("bytes", 0))
-        return Text(f"{speed:.3g} blocks/s {shown}".rstrip())
+        return Text(" ".join(word for word in (f"{speed:.3g} blocks/s", shown, task.fields.get("gpu", "")) if word))
 
 
 def throughput(seconds: float, voxels: int, written: int) -> str:
@@ -133,6 +138,10 @@ def _sentences(event: Event) -> list[str]:
         case "plan":
             reused = [name for name in event["passes"] if name not in event["needed"]]
             return [f"re-used: {', '.join(reused)}"] if reused else []
+        case "dashboard":
+            return [f"dask dashboard: {event['url']}"]
+        case "report":
+            return [f"report: {event['path']}"]
         case "failed":
             return [f"set aside: {event['pass']} block {event['unit']} at {event['core']}: {event['error']}"]
         case "hole":

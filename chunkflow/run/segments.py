@@ -23,9 +23,6 @@ from chunkflow.storage.connections import at_once
 from chunkflow.storage.retry import Conflict
 from chunkflow.storage.stores import ObjectPath
 
-SYNC_LINES = 1024
-SYNC_SECONDS = 5.0
-
 
 def journal_line(text: str) -> bytes:
     """A line with its CRC."""

@@ -26,7 +26,8 @@ from distributed import Client
 from distributed.security import Security
 
 from chunkflow.errors import ClusterError, UsageError
-from chunkflow.run.dask import WORKER_ENVIRONMENT, DaskEngine
+from chunkflow.run.dashboard import ADDRESS, can_draw
+from chunkflow.run.dask import WORKER_ENVIRONMENT, DaskEngine, workers_awaited
 from chunkflow.run.flight import RESUME, THREADS, Members
 from chunkflow.run.profiles import Pool, Profile
 from chunkflow.run.watchdog import Patience, Since
@@ -69,13 +70,13 @@ def slurm_engine(pool: Pool, profile: Profile, *, device: str = "cpu", patience:
     keeper = Jobs(cluster, pool)
     client = Client(cluster, set_as_default=False)
     # Jobs are given up by `Jobs`, which asks SLURM, not by how long a worker of them has been missing.
-    lasting = dask.config.set({"distributed.deploy.lost-worker-timeout": "24 hours"})
+    give_up = workers_awaited()
 
     def close() -> None:
         client.close()
         with suppress(TimeoutError):
             cluster.close(timeout=COMMAND_SECONDS)
-        lasting.__exit__(None, None, None)
+        give_up()
         _drop_certificates(cluster)
 
     return DaskEngine(client, device=device, owned=close, patience=patience, keeper=keeper)
@@ -197,7 +198,7 @@ def _cluster(pool: Pool, profile: Profile) -> Any:
             f"--on slurm needs dask-jobqueue ({error})", "pip install 'chunkflow-engine[cluster]'"
         ) from error
     profile.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scheduler: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0", "port": 0}
+    scheduler: dict[str, Any] = {"dashboard": can_draw(), "dashboard_address": ADDRESS, "port": 0}
     if pool.interface is not None:
         scheduler["interface"] = pool.interface
     with _quiet(), dask.config.set({"distributed.scheduler.allowed-failures": 2}):

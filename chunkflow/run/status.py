@@ -26,12 +26,11 @@ from typing import Any, Literal
 from chunkflow.errors import InputNotFoundError, IntegrityError
 from chunkflow.geometry.box import triple
 from chunkflow.geometry.grid import Grid
-from chunkflow.run.digests import Trust, unit_is_intact
-from chunkflow.run.intact import Files
 from chunkflow.run.journal import Journal, PassState
 from chunkflow.run.lock import is_locked
+from chunkflow.run.outstanding import Left
 from chunkflow.run.places import array_folder, pass_key, run_folder
-from chunkflow.storage.layout import ArrayLayout, objects_of
+from chunkflow.storage.layout import ArrayLayout
 from chunkflow.storage.stores import Place, listed_once, place_of
 
 RunWord = Literal[
@@ -200,9 +199,9 @@ def _passes(output: Place, stored: Mapping[str, Any], journal: Journal, is_runni
     is_first_open = True
     trust = replace(journal.trust, doubt=None if is_running else journal.unclean_session)
     for planned in stored["plan"]["passes"]:
-        state = journal.state(stored["fingerprints"][planned["name"]])
-        intact = sum(_is_intact(output, stored, journal, planned, unit, trust) for unit in state.done)
-        found.append(_pass(planned, state, intact, is_running, is_first_open))
+        left = _left(output, stored, journal, planned)
+        intact = sum(left.is_intact(unit, trust) for unit in left.state.done)
+        found.append(_pass(planned, left.state, intact, is_running, is_first_open))
         is_first_open = is_first_open and found[-1].state in ("done", "holes")
     return tuple(found)
 
@@ -245,27 +244,19 @@ def _set_aside(unit: int, facts: Mapping[str, Any], is_hole: bool) -> SetAside:
     )
 
 
-def _is_intact(
-    output: Place,
-    stored: Mapping[str, Any],
-    journal: Journal,
-    planned: Mapping[str, Any],
-    unit: int,
-    trust: Trust,
-) -> bool:
+def _left(output: Place, stored: Mapping[str, Any], journal: Journal, planned: Mapping[str, Any]) -> Left:
+    """What a pass left, by the plan that is stored."""
     name = planned["name"]
     fingerprint = stored["fingerprints"][name]
-    state = journal.state(fingerprint)
-    records = run_folder(output) / "records" / pass_key(name, fingerprint)
-    files = []
-    if not planned["merge"]:
-        core = Grid(triple(planned["shape"]), triple(planned["core"])).core_of(unit)
-        arrays = {array["name"]: array for array in stored["plan"]["arrays"]}
-        for array in planned["writes"]:
-            folder = array_folder(output, array, name, fingerprint, journal.locations)
-            names = objects_of(_layout(arrays[array]), core)
-            files.append(Files(None if array in state.dropped else folder, names))
-    return unit_is_intact(state.done[unit], records, unit, None if planned["merge"] else files, trust)
+    arrays = {array["name"]: array for array in stored["plan"]["arrays"]}
+    folders = {array: array_folder(output, array, name, fingerprint, journal.locations) for array in planned["writes"]}
+    return Left(
+        state=journal.state(fingerprint),
+        records=run_folder(output) / "records" / pass_key(name, fingerprint),
+        grid=Grid(triple(planned["shape"]), triple(planned["core"])),
+        arrays={array: (folder, _layout(arrays[array])) for array, folder in folders.items()},
+        is_merge=planned["merge"],
+    )
 
 
 def _layout(array: Mapping[str, Any]) -> ArrayLayout:

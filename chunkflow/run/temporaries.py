@@ -18,6 +18,7 @@ from chunkflow.errors import InputNotFoundError
 from chunkflow.plan.disk import last_readers
 from chunkflow.plan.passes import Pass
 from chunkflow.run.journal import Journal
+from chunkflow.run.leftovers import sweep_probes
 from chunkflow.run.lock import OutputLock
 from chunkflow.run.ongoing import Run
 from chunkflow.run.places import is_pass_key, pass_key, run_folder
@@ -50,6 +51,8 @@ def drop_others(run: Run) -> None:
 def clean(output: str | Path) -> int:
     """Delete the temporary arrays of a result; returns their bytes. A later run computes again what it needs of them.
 
+    Those of other settings go too, of runs that ended before they could put them away, and what killed probes left.
+
     Raises
     ------
     InputNotFoundError : the folder holds no run.
@@ -62,7 +65,11 @@ def clean(output: str | Path) -> int:
     except FileNotFoundError as error:
         raise InputNotFoundError(f"{output} holds no run", "Give the output folder of chunkflow run") from error
     with OutputLock(run), closing(Journal.open(run / "journal.jsonl")) as journal:
-        return sum(_drop_pass(run, journal, stored, planned) for planned in stored["plan"]["passes"])
+        freed = sum(_drop_pass(run, journal, stored, planned) for planned in stored["plan"]["passes"])
+        freed += _drop_stale(run, journal, stored)
+    if isinstance(place, Path):
+        sweep_probes(place.absolute().parent)
+    return freed
 
 
 def _drop_pass(run: Place, journal: Journal, stored: Any, planned: Any) -> int:
@@ -77,6 +84,24 @@ def _drop_pass(run: Place, journal: Journal, stored: Any, planned: Any) -> int:
     freed = sum(_bytes_in(folder) for folder in folders)
     for folder in folders:
         _remove(folder)
+    return freed
+
+
+def _drop_stale(run: Place, journal: Journal, stored: Any) -> int:
+    """Delete the arrays of passes that are none of the last plan's; what is half-way to be published stays."""
+    kept = {pass_key(name, fingerprint) for name, fingerprint in stored["fingerprints"].items()}
+    moving = set((journal.publishing or {}).values())
+    known = {fingerprint[:16]: fingerprint for fingerprint in journal.passes}
+    freed = 0
+    for folder in _folders(run / "arrays"):
+        fingerprint = known.get(folder.name.rpartition("-")[2])
+        if folder.name in kept or not is_pass_key(folder.name) or fingerprint in moving:
+            continue
+        arrays = sorted(array.name for array in _folders(folder))
+        if fingerprint is not None and set(arrays) - journal.state(fingerprint).dropped:
+            journal.append("dropped", **{"pass": fingerprint, "arrays": arrays})
+        freed += _bytes_in(folder)
+        remove_tree(folder)
     return freed
 
 

@@ -7,16 +7,15 @@ elsewhere    a line per validation, and every so many steps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from chunkflow.run.events import Event, Listener
 from chunkflow.run.progress import write_json
-
-Listener = Callable[[Mapping[str, Any]], None]
 
 LINES = 20
 """In a log, of steps, over a whole training."""
@@ -54,7 +53,7 @@ class _Shown:
         self._task = None if bar is None else bar.add_task("training", total=None, loss="")
         self._loss: float | None = None
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         match event["event"]:
             case "reading":
                 self._say(f"reading {event['volumes']} volumes once, for their numbers and objects")

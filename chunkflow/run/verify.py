@@ -35,8 +35,8 @@ from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.plan.pipeline import Pipeline, numbering_of
 from chunkflow.plan.plan import Plan
+from chunkflow.run.events import Listener
 from chunkflow.run.journal import Journal
-from chunkflow.run.ongoing import Listener
 from chunkflow.run.places import Places, run_folder, target_of
 from chunkflow.run.recompute import Recomputation
 from chunkflow.run.result import Result, open_result

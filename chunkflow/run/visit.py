@@ -97,6 +97,8 @@ def _run_units(run: Run, p: Pass, job: Job, units: Sequence[int], failures: dict
     for unit, outcome in _outcomes(run, job, units):
         if isinstance(outcome, UnitResult):
             _journal_done(run, p, outcome)
+            run.gpus.hear(p.name, outcome.worker, outcome.gpu)
+            run.tell_dashboard()
             failures.pop(unit, None)
             voxels += 0 if p.draft.merge is not None else p.draft.grid.core_of(unit).size
             written += outcome.written_bytes
@@ -115,7 +117,9 @@ def _run_units(run: Run, p: Pass, job: Job, units: Sequence[int], failures: dict
 
 
 def _outcomes(run: Run, job: Job, units: Sequence[int]) -> Iterator[Outcome[UnitResult]]:
-    return run.engine.map(partial(attempt_unit, job, run.engine.lanes), units)
+    found = run.engine.map(partial(attempt_unit, job, run.engine.lanes), units)
+    run.tell_dashboard()  # before the first unit, where a cluster is there by now
+    return found
 
 
 def attempt_unit(job: Job, lanes: Lanes | None, unit: int) -> UnitResult:

@@ -20,12 +20,21 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkflow.backend import compute_kind, find_device, is_out_of_memory, release_memory, to_device, to_host
+from chunkflow.backend import (
+    compute_kind,
+    find_device,
+    is_out_of_device_memory,
+    is_out_of_memory,
+    release_memory,
+    to_device,
+    to_host,
+)
 from chunkflow.errors import BlockMemoryError, IntegrityError, NotANumberError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.geometry.scale import Scale
 from chunkflow.run.digests import Seal, parts_of, sealed
+from chunkflow.run.gpu_use import Use, take_gpu_use
 from chunkflow.run.lanes import Lanes
 from chunkflow.run.resident import peak_bytes, resident_bytes
 from chunkflow.stages.base import BlockStep, MergeStep, Record, Region, ShelvingMerge, View, boxes_of_chain
@@ -107,6 +116,7 @@ class UnitResult:
     kind : of compute, of the process (see `chunkflow.backend.compute_kind`)
     requests : to object stores, of its process since the unit before (see `storage.retry`)
     seal : what its files are known by (see `run.digests`)
+    gpu : use of its process's GPU since the unit before, where it was computed on one that tells (see `run.gpu_use`)
     """
 
     unit: int
@@ -118,6 +128,7 @@ class UnitResult:
     kind: str
     seal: Seal
     worker: int = field(default_factory=os.getpid)
+    gpu: Use | None = None
     requests: Mapping[str, int] = field(default_factory=take_counts)
 
     @property
@@ -164,26 +175,36 @@ def _attempt_alone(job: Job, unit: int, lanes: Lanes) -> UnitResult:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        refused = _refused(job, error)
-    if job.device == "cpu" or job.on_oom == "fail":
+        is_of_gpu = _device_of(job) == "gpu" and is_out_of_device_memory(error)
+        refused = _gpu_refused(error) if is_of_gpu else _host_refused(job, error)
+    if job.on_oom == "fail" or not is_of_gpu:
         raise refused
     release_memory()
-    return _attempt(replace(job, device="cpu"), unit, lanes)
+    return _attempt_alone(replace(job, device="cpu"), unit, lanes)
 
 
-def _refused(job: Job, error: BaseException) -> BlockMemoryError:
-    """What is said of a unit that does not fit, with the memory that would have been enough."""
-    if job.device == "gpu":
-        had, asked = getattr(error, "_total", 0), getattr(error, "_size", 0)  # cupy's: in use, and asked for
-        figures = f"{had / 2**20:.0f} MiB of the GPU were taken and {asked / 2**20:.0f} more asked for" if asked else ""
-        remedy = "Use a smaller block or tile, or --on-oom host to compute such blocks on the CPU"
-        what = f"the block does not fit the GPU, alone in its process ({figures or error})"
-    else:
-        asked = _asked_bytes(error)
-        enough = max(job.needs_bytes, resident_bytes() + asked)
-        what = f"the block does not fit the memory, alone in its process ({error})"
-        remedy = f"A worker of {enough / 2**20:.0f} MiB would do: use fewer workers, or a smaller block or tile"
-    return BlockMemoryError(what, remedy)
+def _device_of(job: Job) -> str:
+    """On which the units of a job compute: in a job for a GPU some have no step that does, and merges never do."""
+    return job.device if any(step.on_device for step in job.steps) else "cpu"
+
+
+def _gpu_refused(error: BaseException) -> BlockMemoryError:
+    """What is said of a unit that does not fit the GPU."""
+    had, asked = getattr(error, "_total", 0), getattr(error, "_size", 0)  # cupy's: in use, and asked for
+    figures = f"{had / 2**20:.0f} MiB of the GPU were taken and {asked / 2**20:.0f} more asked for" if asked else ""
+    return BlockMemoryError(
+        f"the block does not fit the GPU, alone in its process ({figures or error})",
+        "Use a smaller block or tile, or --on-oom host to compute such blocks on the CPU",
+    )
+
+
+def _host_refused(job: Job, error: BaseException) -> BlockMemoryError:
+    """What is said of a unit that does not fit the memory, with the memory that would have been enough."""
+    enough = max(job.needs_bytes, resident_bytes() + _asked_bytes(error))
+    return BlockMemoryError(
+        f"the block does not fit the memory, alone in its process ({error})",
+        f"A worker of {enough / 2**20:.0f} MiB would do: use fewer workers, or a smaller block or tile",
+    )
 
 
 def _asked_bytes(error: BaseException) -> int:
@@ -239,7 +260,8 @@ def _run_block(job: Job, unit: int, lane: AbstractContextManager[None]) -> UnitR
     seal = sealed([*files, [stored]])
     spent = (read - began, computed - computing, perf_counter() - computed)
     kind = kind_of(job.device)
-    return UnitResult(unit, tuple(sizes), written, spent, peak_bytes(), device, kind, seal)
+    use = take_gpu_use() if device == "gpu" else None
+    return UnitResult(unit, tuple(sizes), written, spent, peak_bytes(), device, kind, seal, gpu=use)
 
 
 def _store(volume: Volume, core: Box, data: NDArray[Any]) -> list[int]:
@@ -318,11 +340,8 @@ def _read_block(job: Job, unit: int) -> BlockWork:
     products = [name for step in job.steps for name in step.produces if name in job.writes]
     core = job.grid.core_of(unit)
     outs, wanted = boxes_of_chain(job.steps, core, Box.of_shape(job.grid.shape), products)
-    on_device = job.device == "gpu" and any(step.on_device for step in job.steps)
     regions = {name: _read(job, name, box) for name, box in wanted.items()}
-    return BlockWork(
-        unit=unit, outs=outs, products=products, regions=regions, device=job.device if on_device else "cpu"
-    )
+    return BlockWork(unit=unit, outs=outs, products=products, regions=regions, device=_device_of(job))
 
 
 def _compute(job: Job, work: BlockWork) -> tuple[dict[str, Any], Record]:

@@ -334,3 +334,23 @@ def test_different_content_has_different_fingerprints(a: Any, b: Any) -> None:
 )
 def test_equal_content_has_equal_fingerprints(a: Any, b: Any) -> None:
     assert fingerprint({"x": a}) == fingerprint({"x": b})
+
+
+def test_a_block_that_is_auto_is_chosen_whatever_the_pipeline_says(demo_volume: Path, tmp_path: Path) -> None:
+    pipeline = cf.Pipeline([cf.Threshold(), cf.Label()], block=(8, 8, 8))
+    assert pipeline.plan(demo_volume, tmp_path / "out").block == (8, 8, 8)
+    chosen = pipeline.plan(demo_volume, tmp_path / "out", block="auto")
+    assert chosen.block == cf.Pipeline([cf.Threshold(), cf.Label()]).plan(demo_volume, tmp_path / "out").block
+    assert chosen.block != (8, 8, 8)
+
+
+def test_a_psf_beyond_all_memory_is_refused_by_name(
+    demo_volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drafts(self: Any, flow: Any) -> Any:
+        return np.empty(2**60, np.uint8)
+
+    monkeypatch.setattr(cf.Deconvolve, "drafts", drafts)
+    wide = cf.Deconvolve(psf=cf.Psf(fwhm_um=(90.0, 90.0, 90.0)), iterations=2)
+    with pytest.raises(PlanError, match=r"deconvolve: the PSF is too large for the memory here \(Unable to allocate"):
+        cf.Pipeline([wide, cf.Threshold()]).plan(demo_volume, tmp_path / "out")

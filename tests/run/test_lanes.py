@@ -28,19 +28,16 @@ def pipeline() -> cf.Pipeline:
 @pytest.mark.parametrize("count", [1, 2])
 def test_as_many_units_compute_as_there_are_lanes(count: int) -> None:
     lanes, guard = Lanes(count), threading.Lock()
-    computing, most, inside = [0], [0], [0]
+    computing, most = [0], [0]
 
     def unit(_: int) -> None:
-        with lanes.inside():
+        with lanes.inside(), lanes.lane():
             with guard:
-                inside[0] = max(inside[0], 1)
-            with lanes.lane():
-                with guard:
-                    computing[0] += 1
-                    most[0] = max(most[0], computing[0])
-                sleep(0.005)
-                with guard:
-                    computing[0] -= 1
+                computing[0] += 1
+                most[0] = max(most[0], computing[0])
+            sleep(0.005)
+            with guard:
+                computing[0] -= 1
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(unit, range(12)))
@@ -101,10 +98,8 @@ def test_without_room_for_two_units_nothing_is_read_ahead(
 ) -> None:
     read_in_time = _meetings(monkeypatch)
     plan = pipeline.plan(demo_volume, tmp_path / "out", block=BLOCK)
-    tight = pipeline.plan(
-        demo_volume, tmp_path / "out", block=BLOCK, memory=plan.process_bytes + max(p.peak_bytes for p in plan.passes)
-    )
-    worst = max(tight.passes, key=lambda p: p.peak_bytes)
+    tight = pipeline.plan(demo_volume, tmp_path / "out", block=BLOCK, memory=plan.peak_of_blocks)
+    worst = max((p for p in tight.passes if p.holds_voxels), key=lambda p: p.peak_bytes)
     assert plan.reads_ahead(worst) and not tight.reads_ahead(worst)
     assert tight.peak_bytes <= tight.memory < plan.peak_bytes
     monkeypatch.setattr(type(tight), "reads_ahead", lambda self, p: False)

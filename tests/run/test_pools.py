@@ -135,6 +135,6 @@ def test_a_run_over_pools_gives_the_bits_of_a_serial_one(
 
     pipeline = cf.Pipeline([cf.Threshold(smooth_um=0.1), cf.Label()])
     pipeline.plan(tiny_volume, tmp_path / "serial", block=(16, 24, 24)).run(on="serial", device="cpu")
-    monkeypatch.setattr(driver, "chosen_engine", lambda **_: PooledEngine(lambda name: OnHost()))
+    monkeypatch.setattr(driver, "engine_for", lambda *_, **__: PooledEngine(lambda name: OnHost()))
     pipeline.plan(tiny_volume, tmp_path / "pools", block=(16, 24, 24)).run(device="cpu")
     assert tree_hash(tmp_path / "pools") == tree_hash(tmp_path / "serial")

@@ -132,7 +132,7 @@ CHANGES: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
 }
 
 
-QUICK = ("prune_radii", "smooth_um", "min_voxels", "a saved mask", "no saved skeleton")
+QUICK = ("prune_radii", "smooth_um", "min_voxels", "a saved mask", "no saved skeleton", "no saved image")
 CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CHANGES]
 
 

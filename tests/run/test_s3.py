@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -23,13 +22,14 @@ import chunkflow as cf
 from chunkflow.errors import AccessError, InputChangedError, OutputInUseError, UsageError
 from chunkflow.report import speed
 from chunkflow.report.facts import RunFacts
-from chunkflow.run import owner, publish, segments
+from chunkflow.run import journal as journals
+from chunkflow.run import owner, publish
 from chunkflow.run.driver import run_plan
 from chunkflow.run.journal import Journal, forget_journal
 from chunkflow.run.lock import OutputLock, is_locked
 from chunkflow.run.status import status
 from chunkflow.storage import retry
-from chunkflow.storage.stores import ObjectPath, place_of
+from chunkflow.storage.stores import ObjectPath
 from chunkflow.testing.object_store import (
     ENVIRONMENT,
     PASS,
@@ -37,9 +37,6 @@ from chunkflow.testing.object_store import (
     Answer,
     Asked,
     Proxy,
-    make_bucket,
-    proxied,
-    s3_server,
 )
 
 pytestmark = pytest.mark.thorough
@@ -59,34 +56,14 @@ def runs() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    pytest.importorskip("moto", reason="moto[server] is not installed")
-    with s3_server() as address:
-        yield address
-
-
 @pytest.fixture
-def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    with proxied(server) as going_on:
-        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": going_on.address}.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(retry, "FIRST_WAIT_SECONDS", 0.01)
-        yield going_on
-
-
-@pytest.fixture
-def bucket(proxy: Proxy, server: str, tiny_volume: Path) -> ObjectPath:
+def bucket(bucket: ObjectPath, tiny_volume: Path) -> ObjectPath:
     """A bucket with the input at data/in.ome.zarr."""
-    name = f"test-{uuid.uuid4().hex}"
-    make_bucket(server, name)
-    place = place_of(f"s3://{name}")
-    assert isinstance(place, ObjectPath)
     for path in tiny_volume.rglob("*"):
         if path.is_file():
-            (place / "data/in.ome.zarr" / path.relative_to(tiny_volume).as_posix()).upload(path)
+            (bucket / "data/in.ome.zarr" / path.relative_to(tiny_volume).as_posix()).upload(path)
     retry.take_counts()
-    return place
+    return bucket
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +250,7 @@ def test_a_journal_that_begins_anew_leaves_no_number_to_a_stale_driver(bucket: O
 def test_units_are_put_in_batches_and_a_kill_loses_only_those_that_were_not(
     bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "SYNC_LINES", 4)
+    monkeypatch.setattr(journals, "SYNC_SEGMENTS", (4, 5.0))
     path = bucket / "out/run/journal.jsonl"
     journal = Journal.open(path)
     for unit in range(10):

@@ -1,5 +1,6 @@
 """Temporary arrays: how long they stay, what that spares, and that results do not depend on it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 
 import chunkflow as cf
 from chunkflow.errors import InputNotFoundError, OutputInUseError
+from chunkflow.run.leftovers import probe_folder, sweep_probes
 from chunkflow.run.lock import OutputLock
+from chunkflow.run.status import status
 from chunkflow.run.temporaries import clean
 
 BLOCK = (16, 50, 60)
@@ -110,3 +113,76 @@ def test_cleaning_wants_a_result_that_nobody_writes(tmp_path: Path, demo_volume:
     run_again(pipeline(), demo_volume, tmp_path / "out")
     with OutputLock(tmp_path / "out" / "run"), pytest.raises(OutputInUseError):
         clean(tmp_path / "out")
+
+
+def test_cleaning_takes_what_a_run_with_other_settings_left_and_a_way_back_computes_it_again(
+    demo_volume: Path, tmp_path: Path, tree_hash: Trees
+) -> None:
+    out = tmp_path / "out"
+    run_again(pipeline(), demo_volume, out)
+    before, result = {path.name for path in (out / "run" / "arrays").iterdir()}, tree_hash(out)
+
+    def interrupt(event: dict[str, object]) -> None:
+        if event["event"] == "unit" and event["pass"] == "distance":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline(smooth_um=0.2).plan(demo_volume, out, block=BLOCK).run(on="serial", on_event=interrupt)
+    assert before <= {path.name for path in (out / "run" / "arrays").iterdir()}
+    (out / "run" / "arrays" / "of-somebody").mkdir()
+    assert clean(out) > 0
+    left = {path.name for path in (out / "run" / "arrays").iterdir()}
+    assert "of-somebody" in left and not left & before
+    (out / "run" / "arrays" / "of-somebody").rmdir()
+    run_again(pipeline(), demo_volume, out)
+    assert tree_hash(out) == result
+    assert status(out).state == "complete"
+
+
+@pytest.mark.parametrize("harm", ["another type", "another fill", "gone", "no JSON"])
+def test_metadata_of_temporaries_are_those_of_the_plan_whatever_became_of_them(
+    harm: str, demo_volume: Path, tmp_path: Path, tree_hash: Trees
+) -> None:
+    out = tmp_path / "out"
+    without = cf.Pipeline([cf.Threshold(), cf.Label(), cf.Skeleton()], output=cf.OutputOptions(save=("labels",)))
+    run_again(without, demo_volume, out)
+    (file,) = (out / "run" / "arrays").glob("distance-*/distance/zarr.json")
+    content = file.read_text()
+    if harm == "another type":
+        file.write_text(content.replace('"data_type": "int32"', '"data_type": "float32"'))
+    elif harm == "another fill":
+        file.write_text(content.replace('"fill_value": 0', '"fill_value": 9'))
+    elif harm == "no JSON":
+        file.write_text(content[:40])
+    else:
+        file.unlink()
+    assert not file.exists() or file.read_text() != content
+    spared = run_again(pipeline(), demo_volume, out)
+    assert "measure" in spared
+    assert file.read_text() == content
+    run_again(pipeline(), demo_volume, tmp_path / "fresh")
+    assert tree_hash(out) == tree_hash(tmp_path / "fresh")
+
+
+def test_what_killed_probes_left_is_swept_and_a_probe_that_goes_on_is_not(demo_volume: Path, tmp_path: Path) -> None:
+    names = ("left", "fresh", "going-on")
+    folders = {name: tmp_path / f".chunkflow-probe-{name}" for name in names}
+    for name, folder in folders.items():
+        (folder / "out").mkdir(parents=True)
+        if name != "fresh":
+            os.utime(folder, (0, 0))
+    with OutputLock(folders["going-on"]):
+        os.utime(folders["going-on"], (0, 0))
+        run_again(pipeline(), demo_volume, tmp_path / "before")
+    assert not folders["left"].exists() and folders["going-on"].exists()
+    folders["left"].mkdir()
+    with OutputLock(folders["going-on"]):
+        for folder in (folders["left"], folders["going-on"]):
+            os.utime(folder, (0, 0))
+        clean(tmp_path / "before")
+        assert [name for name in names if folders[name].exists()] == ["fresh", "going-on"]
+    with probe_folder(tmp_path) as mine:
+        assert mine.is_dir() and not folders["going-on"].exists()
+        os.utime(mine, (0, 0))
+        assert sweep_probes(tmp_path) == 0
+    assert not mine.exists() and folders["fresh"].exists()

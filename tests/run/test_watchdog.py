@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
+from chunkflow.backend import find_device
 from chunkflow.errors import BlockError, ClusterError, ConfigError
 from chunkflow.run.dask import DaskEngine, connected_engine, local_engine
+from chunkflow.run.engine import ClusterOptions, chosen_engine
 from chunkflow.run.watchdog import FIRST_SECONDS, LEAST_SECONDS, WORKERS, Patience, Since, Watchdog
 from chunkflow.run.worker import LANES
 
@@ -196,6 +199,56 @@ def test_waiting_for_the_lane_of_a_worker_is_not_time_that_a_unit_took(impatient
 def test_a_worker_that_is_stopped_is_noticed_and_its_units_are_done(impatient: Any, tmp_path: Path) -> None:
     outcomes = dict(impatient(silent_seconds=3.0).map(partial(_stop_once, str(tmp_path)), range(12)))
     assert outcomes == {unit: unit * unit for unit in range(12)}
+    assert (tmp_path / "3").exists()
+
+
+@pytest.fixture
+def own_client(tmp_path: Path) -> Iterator[Callable[[str], Client]]:
+    """(workers) -> a user's own client, of a cluster that knows nothing of ours."""
+    with ExitStack() as ended:
+
+        def connect(workers: str) -> Client:
+            if workers == "of a local cluster":
+                settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+                made = ended.enter_context(LocalCluster(host="127.0.0.1", silence_logs=50, **settings))
+                return ended.enter_context(Client(made, set_as_default=False))
+            file = str(tmp_path / "scheduler.json")
+            local = ["--scheduler-file", file, "--host", "127.0.0.1", "--no-dashboard"]
+            alone = [*local, "--nthreads", "1", "--no-nanny", "--local-directory", str(tmp_path)]
+            started = [_started("scheduler", *local, "--port", "0", "--no-jupyter", "--no-show")]
+            started += [_started("worker", *alone) for _ in range(2 if workers == "without nannies" else 1)]
+            for process in started:
+                ended.callback(process.wait)
+                ended.callback(process.kill)
+            client = ended.enter_context(Client(scheduler_file=file, timeout="60s", set_as_default=False))
+            client.wait_for_workers(len(started) - 1, timeout=60)
+            return client
+
+        yield connect
+
+
+IMPATIENT = ClusterOptions(patience=Patience(silent_seconds=3.0, answer_seconds=5.0, lonely_seconds=5.0))
+
+
+def _engine_of(client: Client) -> Any:
+    given: dict[str, Any] = {"on": None, "workers": None, "units": 12, "memory": 2**30, "device": find_device("cpu")}
+    return chosen_engine(client=client, options=IMPATIENT, **given)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("workers", ["of a local cluster", "without nannies"])
+def test_a_stopped_worker_of_a_client_of_the_user_s_is_noticed_and_its_units_are_done(
+    own_client: Any, workers: str, tmp_path: Path
+) -> None:
+    outcomes = dict(_engine_of(own_client(workers)).map(partial(_stop_once, str(tmp_path)), range(12)))
+    assert outcomes == {unit: unit * unit for unit in range(12)}
+    assert (tmp_path / "3").exists()
+
+
+@pytest.mark.thorough
+def test_where_the_only_worker_of_the_user_s_is_stopped_the_run_ends(own_client: Any, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="no worker for 5 s"):
+        list(_engine_of(own_client("just one")).map(partial(_stop_once, str(tmp_path)), range(12)))
     assert (tmp_path / "3").exists()
 
 
