@@ -20,10 +20,9 @@ from scipy import ndimage
 from typer.testing import CliRunner, Result
 
 from chunkflow import cli
-from chunkflow.cli import running
 from chunkflow.geometry.scale import Scale
 from chunkflow.run import demo as demonstration
-from chunkflow.run import demo_network, synthesise
+from chunkflow.run import demo_network, driver, synthesise
 from chunkflow.run.lock import OutputLock
 from chunkflow.storage.layout import layout_for_core
 from chunkflow.storage.omezarr import Channel
@@ -412,21 +411,21 @@ def test_a_disk_that_fills_up_ends_with_4_and_the_same_command_goes_on(
 
 
 def test_an_error_of_the_system_that_says_full_ends_with_4(here: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "run_plan", raising(OSError(errno.ENOSPC, "No space left on device", "out/x")))
+    monkeypatch.setattr(driver, "run_plan", raising(OSError(errno.ENOSPC, "No space left on device", "out/x")))
     refused(run(), 4, "out/x", "No space left")
 
 
 def test_an_unexpected_error_ends_with_1_and_its_traceback(here: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "run_plan", raising(RuntimeError("surprise")))
+    monkeypatch.setattr(driver, "run_plan", raising(RuntimeError("surprise")))
     result = run()
     assert result.exit_code == 1
     assert "Traceback" in result.stderr and "surprise" in result.stderr and "please report" in result.stderr
 
 
 def test_an_interrupt_and_a_termination_end_with_130(here: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "run_plan", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(driver, "run_plan", raising(KeyboardInterrupt()))
     refused(run(), 130, "the same command goes on")
-    monkeypatch.setattr(running, "run_plan", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(driver, "run_plan", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     refused(run(), 130, "the same command goes on")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -13,15 +13,12 @@ from rich.table import Table
 from chunkflow.cli.endings import reported
 from chunkflow.cli.show import PLAIN, counted, mib, new_console
 from chunkflow.errors import DiskFullError, UsageError
-from chunkflow.plan.plan import Plan
-from chunkflow.report.report import write_report
-from chunkflow.run.admission import check_admission
-from chunkflow.run.engine import ClusterOptions
-from chunkflow.run.estimate import Estimate
-from chunkflow.run.probe import probe
-from chunkflow.run.progress import progress
-from chunkflow.run.result import open_result
-from chunkflow.run.verify import BLOCKS, Verification, raise_if_different, verify
+
+if TYPE_CHECKING:
+    from chunkflow.plan.plan import Plan
+    from chunkflow.run.engine import ClusterOptions
+    from chunkflow.run.estimate import Estimate
+    from chunkflow.run.verify import Verification
 
 ProbeOption = Annotated[bool, typer.Option("--probe", help="Run samples in a scratch folder, and say what it takes.")]
 ScratchOption = Annotated[
@@ -37,6 +34,8 @@ def add_commands(app: typer.Typer) -> None:
 
 def admitted(plan: Plan, *, overwrite: bool, restart: bool) -> DiskFullError | None:
     """Check whether a run may start. A disk too small is returned: what the run takes is to be seen all the same."""
+    from chunkflow.run.admission import check_admission
+
     try:
         check_admission(plan, overwrite=overwrite, restart=restart)
     except DiskFullError as error:
@@ -54,7 +53,10 @@ def probed(
     options: ClusterOptions | None,
 ) -> Estimate:
     """Run samples of a plan, with a bar for people."""
-    with progress(Console(stderr=True)) as listener:
+    from chunkflow.run.probe import probe
+    from chunkflow.run.progress import progress
+
+    with progress(Console(stderr=True, emoji=False)) as listener:
         return probe(plan, on=on, workers=workers, device=device, scratch=scratch, options=options, on_event=listener)
 
 
@@ -94,7 +96,7 @@ def duration(seconds: float) -> str:
 @reported
 def verify_command(
     output: Annotated[str, typer.Argument(metavar="OUT", help="Folder of a result.")],
-    blocks: Annotated[int | None, typer.Option("--blocks", metavar="N", help=f"How many; {BLOCKS} by default.")] = None,
+    blocks: Annotated[int | None, typer.Option("--blocks", metavar="N", help="How many; 12 by default.")] = None,
     all: Annotated[bool, typer.Option("--all", help="Every block.")] = False,
     input: Annotated[str | None, typer.Option("--input", metavar="IN", help="The input, if it was moved.")] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed samples other blocks.")] = 0,
@@ -102,6 +104,10 @@ def verify_command(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Compute blocks of a result again, on another grid, and compare; looks for traces of blocks."""
+    from chunkflow.report.report import write_report
+    from chunkflow.run.result import open_result
+    from chunkflow.run.verify import BLOCKS, raise_if_different, verify
+
     if all and blocks is not None:
         raise UsageError(f"--all stands beside --blocks {blocks}", "Keep one of them")
     console = Console(stderr=True)

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chunkflow.cli.endings import reported
+from chunkflow.cli.options import PrintJobOption, ProfileOption
 from chunkflow.cli.show import PLAIN, new_console
 from chunkflow.errors import UsageError
-from chunkflow.run.engine import PLACES, ClusterOptions
-from chunkflow.run.profiles import load_profile
-from chunkflow.run.submit import Driver, driver_script
-from chunkflow.run.submit import submit as submitted
-from chunkflow.run.watchdog import Patience
 
-OnOption = Annotated[
-    str | None,
-    typer.Option("--on", metavar="PLACE", help=f"{', '.join(PLACES)}, or an address."),
-]
-ProfileOption = Annotated[str | None, typer.Option("--profile", metavar="NAME|FILE", help="A site (docs/clusters.md).")]
-BlockSecondsOption = Annotated[
-    float | None,
-    typer.Option("--block-seconds", metavar="S", help="A block may take; else 20 medians, 30 minutes at least."),
-]
-InsecureOption = Annotated[bool, typer.Option("--insecure", help="No TLS, on networks you trust.")]
-PrintJobOption = Annotated[bool, typer.Option("--print-job", help="Print the jobs' script, and stop.")]
+if TYPE_CHECKING:
+    from chunkflow.run.engine import ClusterOptions
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -43,6 +30,10 @@ def add_commands(app: typer.Typer) -> None:
         print_job: PrintJobOption = False,
     ) -> None:
         """Run a pipeline from a job of its own: the words of run, and --profile."""
+        from chunkflow.run.profiles import load_profile
+        from chunkflow.run.submit import Driver, driver_script
+        from chunkflow.run.submit import submit as submitted
+
         if profile is None:
             raise UsageError("submit needs to know the site", "Add --profile NAME or FILE (docs/clusters.md)")
         words = list(context.args)
@@ -67,19 +58,14 @@ def add_commands(app: typer.Typer) -> None:
 
 def cluster_options(profile: str | None, block_seconds: float | None = None, insecure: bool = False) -> ClusterOptions:
     """What the options of `run` say of a cluster."""
+    from chunkflow.run.engine import ClusterOptions
+    from chunkflow.run.profiles import load_profile
+    from chunkflow.run.watchdog import Patience
+
     patience = Patience(block_seconds=block_seconds)
     return ClusterOptions(
         profile=load_profile(profile) if profile is not None else None, patience=patience, insecure=insecure
     )
-
-
-def check_one_machine(options: ClusterOptions) -> None:
-    """A batch of images is shared out among processes of this machine."""
-    if options.profile is not None:
-        raise UsageError(
-            f"--profile {options.profile.name} is for one image, not for a batch",
-            "Submit a run for each, or leave it out",
-        )
 
 
 def print_jobs(options: ClusterOptions) -> None:

@@ -8,11 +8,13 @@ certified (or a demo outside its tolerance), 4 disk full, 5 output in use, 6 inp
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, ParamSpec
 
@@ -64,6 +66,12 @@ def _fail_of_system(error: OSError) -> NoReturn:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
         said = f"{said}. Choose another path, or change its permissions"
         _fail(said, UsageError.exit_code, error, page=page_of(UsageError))
+    if error.errno == errno.ENOENT and error.filename:
+        folder = Path(os.fsdecode(error.filename)).absolute()
+        folder = next(parent for parent in folder.parents if parent.exists())
+        if os.statvfs(folder).f_blocks == 0:  # where the system shows itself as files: /proc, /sys
+            said = f"nothing can be written to {folder}, whose file system holds no files. Choose another path"
+            _fail(said, UsageError.exit_code, error, page=page_of(UsageError))
     _unexpected(error)
 
 

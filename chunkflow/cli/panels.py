@@ -53,7 +53,21 @@ class Commands(TyperGroup):
         for param in params:
             if param.name in OPTIONS:
                 param.help = OPTIONS[param.name]  # type: ignore[attr-defined]
-        return params
+        return _without_values(params)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _without_values([*command.params, command.get_help_option(ctx)])
+        return command
+
+
+def _without_values(params: list[Any]) -> list[Any]:
+    """The same, with flags as such: some versions of typer write <bool> after them, as if a value were wanted."""
+    for param in params:
+        if getattr(param, "is_flag", False) and param.metavar is None:
+            param.metavar = ""
+    return params
 
 
 def group_commands(app: typer.Typer) -> None:

@@ -9,8 +9,6 @@ import typer
 
 from chunkflow.cli.endings import reported
 from chunkflow.errors import UsageError
-from chunkflow.report.report import rebuild_report
-from chunkflow.report.runs_compared import write_runs_compared
 
 COMPARED = "runs-compared.html"
 
@@ -30,10 +28,14 @@ def report_command(
 ) -> None:
     """Write report.html of a run again, also of one that did not end; or compare several runs on a page."""
     if len(outputs) > 1:
+        from chunkflow.report.runs_compared import write_runs_compared
+
         typer.echo(write_runs_compared(outputs, Path(page or COMPARED)))
         return
     if page is not None:
         raise UsageError(
             f"--page {page} is for several runs", "The report of a run is its report.html: leave --page out"
         )
+    from chunkflow.report.report import rebuild_report
+
     typer.echo(rebuild_report(outputs[0]))

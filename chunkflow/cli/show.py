@@ -1,4 +1,8 @@
-"""What commands print: tables and lines for people, numbers for machines."""
+"""What commands print: tables and lines for people, numbers for machines.
+
+As all modules of the command line, it imports at its top nothing that takes long: completion and help need it too, and
+end within a second. A function begins with what it alone needs.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +10,33 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from chunkflow.plan.plan import Plan
-from chunkflow.report.facts import RunFacts
-from chunkflow.report.restoration import restoration_numbers, restored_with
-from chunkflow.run import make_psf
-from chunkflow.run import status as states
-from chunkflow.run.demo import Comparison
-from chunkflow.run.result import Result
-from chunkflow.stages import infer
-from chunkflow.stages.microscope import described
-from chunkflow.storage.stores import Place
+if TYPE_CHECKING:
+    from chunkflow.plan.plan import Plan
+    from chunkflow.run.demo import Comparison
+    from chunkflow.run.make_psf import MadePsf
+    from chunkflow.run.result import Result
+    from chunkflow.run.status import SetAside, Status
+    from chunkflow.storage.stores import Place
 
 WIDE = 160  # columns where the output is no terminal: tables are not to be cut
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
 def new_console() -> Console:
-    """The terminal, or a page wide enough for every table."""
-    return Console(width=None if sys.stdout.isatty() else WIDE)
+    """The terminal, or a page wide enough for every table; `:100:` is an end and a beginning, and no picture."""
+    return Console(width=None if sys.stdout.isatty() else WIDE, emoji=False)
 
 
 def totals(result: Result) -> dict[str, Any]:
     """What a run found, as far as it measured it."""
+    from chunkflow.report.facts import RunFacts
+    from chunkflow.report.restoration import restoration_numbers
+
     tables = result.path / "tables"
     found: dict[str, Any] = {}
     if (tables / "objects.parquet").is_file():
@@ -58,6 +62,9 @@ def print_comparisons(console: Console, rows: Sequence[Comparison]) -> None:
 
 def print_summary(console: Console, result: Result, report: Place) -> None:
     """What a run found, and where it is."""
+    from chunkflow.report.facts import RunFacts
+    from chunkflow.report.restoration import restored_with
+
     found = totals(result)
     words = []
     if "objects" in found:
@@ -81,6 +88,9 @@ def print_summary(console: Console, result: Result, report: Place) -> None:
 
 def print_plan(console: Console, plan: Plan, reused: Sequence[str], *, source: str) -> None:
     """Passes and arrays of a plan, with what they take; `source` is the input as the user named it."""
+    from chunkflow.stages import infer
+    from chunkflow.stages.microscope import described
+
     console.print(
         f"input {source}: {fact(plan.input.shape)} voxels of {numbers(plan.input.scale.voxel_um)} um; "
         f"output {plan.output}: {fact(plan.shape)} voxels of {numbers(plan.scale.voxel_um)} um",
@@ -127,15 +137,17 @@ def print_plan(console: Console, plan: Plan, reused: Sequence[str], *, source: s
         console.print(f"warning: {warning}", **PLAIN)
 
 
-def print_psf(console: Console, made: make_psf.MadePsf, tiff: Path, picture: Path) -> None:
+def print_psf(console: Console, made: MadePsf, tiff: Path, picture: Path) -> None:
     """The facts of a PSF, and where it was written."""
+    from chunkflow.run.make_psf import quality_rows
+
     table = Table("", "value", "source")
     for name, (value, origin) in made.facts.items():
         table.add_row(name, fact(value), origin)
     console.print(table)
     if made.beads is not None:
         quality = Table("beads", "")
-        for name, text in make_psf.quality_rows(made.beads):
+        for name, text in quality_rows(made.beads):
             quality.add_row(name, text)
         console.print(quality)
     for warning in made.warnings:
@@ -145,8 +157,10 @@ def print_psf(console: Console, made: make_psf.MadePsf, tiff: Path, picture: Pat
     console.print(f"{'use it':<13} deconvolve: {{psf: {{path: {tiff}}}}}", **PLAIN)
 
 
-def print_status(console: Console, found: states.Status) -> None:
+def print_status(console: Console, found: Status) -> None:
     """The passes of a run, done or not, and how to go on."""
+    from chunkflow.run.status import commands
+
     ended = "" if found.code is None else f" (exit code {found.code})"
     console.print(f"{found.output}: {found.state}{ended}", **PLAIN)
     table = Table("pass", "state", "done", "failed", "quarantined", "unknown", "missing")
@@ -167,7 +181,7 @@ def print_status(console: Console, found: states.Status) -> None:
     ways: dict[str, list[str]] = {}
     if found.state not in ("running", "complete", "holes") and found.command:
         ways[found.command] = []
-    for state, count, command in states.commands(found):
+    for state, count, command in commands(found):
         ways.setdefault(command, []).append(f"{count} {state}")
     for command, blocks in ways.items():
         what = f"  # blocks: {', '.join(blocks)}" if blocks else ""
@@ -175,7 +189,7 @@ def print_status(console: Console, found: states.Status) -> None:
             console.print(f"to go on: {command}{what}", **PLAIN)
 
 
-def _why(unit: states.SetAside) -> str:
+def _why(unit: SetAside) -> str:
     """Error, attempts and memory of a block that failed, and what became of it."""
     tried = "once" if unit.attempts == 1 else f"{unit.attempts} times"
     peak = "" if unit.peak is None else f", at most {mib(unit.peak)} MiB"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,9 +14,9 @@ from chunkflow.cli.endings import reported
 from chunkflow.cli.show import PLAIN, new_console
 from chunkflow.errors import ConfigError, UsageError
 from chunkflow.plan.presets import preset_names
-from chunkflow.plan.schema import pipeline_schema
-from chunkflow.run.init import Missing, started, write_started
-from chunkflow.run.preview import check_target, preview_of_file
+
+if TYPE_CHECKING:
+    from chunkflow.run.init import Missing
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write where something else is.")]
 
@@ -47,6 +47,8 @@ def init_command(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a commented pipeline from a preset and what an image's metadata says."""
+    from chunkflow.run.init import started, write_started
+
     found = started(preset, source, output, sets=overrides_of(set, voxel_um), ask=_ask if sys.stdin.isatty() else None)
     path = write_started(found, output, overwrite=overwrite)
     typer.echo(f"{path} is written")
@@ -89,6 +91,8 @@ def preview_command(
     overwrite: Overwrite = False,
 ) -> None:
     """Run one region and draw it: before, after, labels, skeleton, histogram, PSF."""
+    from chunkflow.run.preview import check_target, preview_of_file
+
     if source is not None and input is not None:
         raise UsageError(f"two inputs are named, {source} and {input}", "Name one")
     target = check_target(output, overwrite=overwrite)
@@ -125,4 +129,6 @@ class _Told:
 @reported
 def schema_command() -> None:
     """Print the JSON schema of pipeline files, for editors: chunkflow schema > chunkflow.schema.json."""
+    from chunkflow.plan.schema import pipeline_schema
+
     typer.echo(json.dumps(pipeline_schema(), indent=1))

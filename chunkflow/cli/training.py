@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,9 +13,9 @@ from rich.table import Table
 from chunkflow.cli.endings import reported
 from chunkflow.cli.show import PLAIN, counted, new_console, numbers
 from chunkflow.errors import UsageError
-from chunkflow.run.train import Training, train
-from chunkflow.run.train_pixels import PER_CLASS, PERCENTILES, Options, TrainedPixels, train_pixels
-from chunkflow.run.training_progress import training_progress
+
+if TYPE_CHECKING:
+    from chunkflow.run.train_pixels import TrainedPixels
 
 SHOWN_FEATURES = 10
 
@@ -41,6 +41,9 @@ def train_command(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Train a network on images and labels, or go on with it."""
+    from chunkflow.run.train import Training, train
+    from chunkflow.run.training_progress import training_progress
+
     training = Training.from_yaml(description, set or ())
     console = new_console()
     with training_progress(console, as_json=as_json) as listener:
@@ -75,10 +78,10 @@ def train_pixels_command(
     ] = None,
     per_class: Annotated[
         int, typer.Option("--per-class", metavar="N", help="Voxels of a class learnt from, at most.")
-    ] = PER_CLASS,
+    ] = 20_000,
     percentiles: Annotated[
         tuple[float, float], typer.Option("--percentiles", metavar="LOW HIGH", help="Of the volume, become 0 and 1.")
-    ] = PERCENTILES,
+    ] = (1.0, 99.0),
     channel: Annotated[str | None, typer.Option("--channel", metavar="NAME|N", help="Of the image.")] = None,
     nodata: Annotated[float | None, typer.Option("--nodata", help="Voxels of this value do not count.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", help="Threads; change no result.")] = 1,
@@ -86,6 +89,8 @@ def train_pixels_command(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Train a pixel classifier on scribbles."""
+    from chunkflow.run.train_pixels import Options, train_pixels
+
     options = Options(
         scales_um=None if scales_um is None else _numbers(scales_um),
         trees=trees,

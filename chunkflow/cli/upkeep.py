@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,11 +16,11 @@ from rich.table import Table
 from chunkflow.cli.endings import reported
 from chunkflow.cli.show import PLAIN, counted, new_console
 from chunkflow.errors import ChunkflowError
-from chunkflow.run.batch_status import BatchStatus, batch_status
-from chunkflow.run.doctor import Check, bundle, doctor
-from chunkflow.run.runs import batches_below, is_result, statuses
-from chunkflow.run.status import Status
-from chunkflow.run.temporaries import clean
+
+if TYPE_CHECKING:
+    from chunkflow.run.batch_status import BatchStatus
+    from chunkflow.run.doctor import Check
+    from chunkflow.run.status import Status
 
 SHOWN = 20
 """Failures of a batch that are named."""
@@ -46,6 +46,8 @@ def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Say whether this machine can do the work: versions, GPU, memory, disk, a trial run."""
+    from chunkflow.run.doctor import bundle, doctor
+
     console = new_console()
     if out is not None:
         console.print(f"written {bundle(out, to)}", **PLAIN)
@@ -66,6 +68,8 @@ def clean_command(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Delete a result's temporary arrays; a later change computes again what it needs of them."""
+    from chunkflow.run.temporaries import clean
+
     freed = clean(out)
     if as_json:
         typer.echo(json.dumps({"output": out, "freed_bytes": freed}))
@@ -75,11 +79,16 @@ def clean_command(
 
 def is_folder_of_results(path: str) -> bool:
     """Whether a path is a folder that is no result itself."""
+    from chunkflow.run.runs import is_result
+
     return "://" not in path and Path(path).is_dir() and not is_result(Path(path))
 
 
 def show_statuses(folder: str, *, as_json: bool) -> None:
     """What batches below a folder hold, a line per other result, and the commands that go on with what is not done."""
+    from chunkflow.run.batch_status import batch_status
+    from chunkflow.run.runs import batches_below, statuses
+
     found = statuses(folder)
     batches = [batch_status(path) for path in batches_below(folder)]
     if as_json:

@@ -8,18 +8,16 @@ import threading
 import webbrowser
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chunkflow.cli.endings import reported
 from chunkflow.errors import UsageError
-from chunkflow.report.viewer_picture import check_report, put_picture
-from chunkflow.run.batch_status import check_one_result
-from chunkflow.storage.files import write_atomic
-from chunkflow.storage.stores import place_of
-from chunkflow.view import neuroglancer
-from chunkflow.view.state import Look
+from chunkflow.view.browser import LOOPBACK, SIZE
+
+if TYPE_CHECKING:
+    from chunkflow.view.state import Look
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -43,25 +41,30 @@ def view_command(
     url_base: Annotated[
         str | None, typer.Option("--url-base", metavar="URL", help="Where others find OUT, for --state.")
     ] = None,
-    size: Annotated[tuple[int, int], typer.Option("--size", metavar="W H", help="Pixels of the picture.")] = (
-        neuroglancer.SIZE
-    ),
+    size: Annotated[tuple[int, int], typer.Option("--size", metavar="W H", help="Pixels of the picture.")] = SIZE,
     at: Annotated[
         tuple[float, float, float] | None, typer.Option("--at", metavar="Z Y X", help="Voxel in the middle.")
     ] = None,
     layout: Annotated[
-        str, typer.Option("--layout", metavar="4panel|xy|xz|yz|3d|xy-3d", help="Panels of Neuroglancer.")
+        str, typer.Option("--layout", metavar="NAME", help="Panels: 4panel, xy, xz, yz, 3d or xy-3d.")
     ] = "4panel",
     port: Annotated[int, typer.Option("--port", metavar="N", help="Of the viewer; any free one by default.")] = 0,
     bind: Annotated[
         str, typer.Option("--bind", metavar="ADDRESS", help="Who may connect: by default this machine alone.")
-    ] = neuroglancer.LOOPBACK,
+    ] = LOOPBACK,
     browser: Annotated[str | None, typer.Option("--browser", metavar="PROGRAM", help="For pictures.")] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Print the address only.")] = False,
 ) -> None:
     """Look at a result in Neuroglancer or napari, or write a picture of it."""
     if min(size) < 1:
         raise UsageError(f"--size {size[0]} {size[1]} is not positive", "Give width and height in pixels")
+    if picture is not None and Path(picture).suffix.lower() != ".png":
+        raise UsageError(f"--screenshot {picture}: a picture is written as PNG", "Give a name that ends in .png")
+    from chunkflow.run.batch_status import check_one_result
+    from chunkflow.storage.stores import place_of
+    from chunkflow.view import neuroglancer
+    from chunkflow.view.state import Look
+
     check_one_result(place_of(location))
     look = Look(at=at, layout=layout)
     if state is not None:
@@ -84,9 +87,13 @@ def view_command(
 def _write_picture(
     location: str, look: Look, picture: str | None, size: tuple[int, int], browser: str | None, *, into_report: bool
 ) -> None:
+    from chunkflow.report.viewer_picture import check_report, put_picture
+    from chunkflow.storage.files import write_atomic
+    from chunkflow.view.neuroglancer import screenshot
+
     if into_report:
         check_report(location)
-    png = neuroglancer.screenshot(location, look, size=size, browser=browser)
+    png = screenshot(location, look, size=size, browser=browser)
     if picture is not None:
         write_atomic(Path(picture), png)
         typer.echo(picture)

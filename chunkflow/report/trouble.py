@@ -16,7 +16,7 @@ from typing import Any
 from chunkflow.report.checks import verdict
 from chunkflow.report.facts import RunFacts
 from chunkflow.report.html import counted, html_table, number, short
-from chunkflow.run.status import commands, status
+from chunkflow.run.status import Status, commands, status
 
 NAMED = 25
 """Blocks that are named."""
@@ -57,9 +57,10 @@ def unfinished(run: RunFacts) -> str:
     """How far the run came, how to go on, and what failed; for a run that is not complete."""
     found = status(run.result.path)
     done, units = sum(p.done for p in found.passes), sum(p.units for p in found.passes)
-    lines = [f"{number(done)} of {counted(units, 'block')} of all passes are done, and kept."]
+    lines = _end(run, found)
+    lines += [f"{number(done)} of {counted(units, 'block')} of all passes are done, and kept."]
     for state, count, command in commands(found):
-        way = f", computed by <code>{escape(command)}</code>" if command else ""
+        way = f", computed by <code>{escape(command)}</code>" if command != found.command else ""
         lines.append(f"{counted(count, 'block')} {escape(STILL[state])}{way}.")
     rows = [
         [escape(p.name), escape(p.state), number(p.done), number(p.units), number(len(p.quarantined) + len(p.failed))]
@@ -69,6 +70,16 @@ def unfinished(run: RunFacts) -> str:
     headline = f"This result is not complete. {STATES.get(found.state, '')}"
     table = html_table(("pass", "state", "blocks done", "of", "failed"), rows, texts={0, 1}) if rows else ""
     return verdict(headline, lines, is_good=False) + _set_aside(run) + table
+
+
+def _end(run: RunFacts, found: Status) -> list[str]:
+    """The error that a run ended with, and what goes on with it."""
+    if found.state in ("running", "not started"):
+        return []
+    said = (run.journal.ended or {}).get("error", "")
+    lines = [f"Error: {escape(str(said))} (exit code {found.code})"] if said else []
+    way = f"<code>{escape(found.command)}</code>" if found.command else "the same call of Python"
+    return [*lines, f"To go on, once the cause is gone: {way}. What is done is not computed again."]
 
 
 def _set_aside(run: RunFacts) -> str:

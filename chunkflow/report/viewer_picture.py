@@ -23,7 +23,7 @@ from chunkflow.report.pictures import image_uri
 from chunkflow.run.places import run_folder
 from chunkflow.run.result import open_result
 from chunkflow.storage.files import write_atomic
-from chunkflow.storage.stores import Place
+from chunkflow.storage.stores import ObjectPath, Place, place_of
 
 BEGIN, END = "<!-- picture of a viewer -->", "<!-- end of it -->"
 COLORS = 256
@@ -36,18 +36,19 @@ def viewer_place(run: RunFacts) -> str:
     return f"{BEGIN}{_section(run, path.read_bytes()) if path.is_file() else ''}{END}"
 
 
-def put_picture(output: str | Path, png: bytes) -> Path:
+def put_picture(output: str | Place, png: bytes) -> Place:
     """Keep a picture of a result for its reports, and put it into the one that is there; returns that one's path.
 
     Raises
     ------
     InputNotFoundError : the folder holds no run, or no report.
-    UsageError : it lies behind a URL.
+    UsageError : it lies on a web server.
     """
     run, report = _run_with_report(output)
     path = _picture_path(run)
-    for other in (report.parent / path.parent.name).glob("viewer-*.png"):
-        other.unlink()
+    if isinstance(path, Path):  # in a bucket all objects of the run would be listed for it
+        for other in path.parent.glob("viewer-*.png"):
+            other.unlink()
     write_atomic(path, png)
     text = report.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
@@ -57,20 +58,22 @@ def put_picture(output: str | Path, png: bytes) -> Path:
     return report
 
 
-def check_report(output: str | Path) -> None:
+def check_report(output: str | Place) -> None:
     """Refuse a folder that has no report to put a picture into.
 
     Raises
     ------
     InputNotFoundError : the folder holds no run, or no report.
+    UsageError : it lies on a web server.
     """
     _run_with_report(output)
 
 
-def _run_with_report(output: str | Path) -> tuple[RunFacts, Path]:
-    run = RunFacts(open_result(output))
-    if not isinstance(run.result.path, Path):
-        raise UsageError(f"{run.result.path} is a URL", "Copy the folder, or write a picture: --screenshot FILE.png")
+def _run_with_report(output: str | Place) -> tuple[RunFacts, Place]:
+    place = place_of(output)
+    if isinstance(place, ObjectPath) and place.is_read_only:
+        raise UsageError(f"{place} cannot be written to", "Copy the folder, or write a picture: --screenshot FILE.png")
+    run = RunFacts(open_result(place))
     report = run.result.path / "report.html"
     if not report.is_file():
         raise InputNotFoundError(f"{report} does not exist", "Run the same command again, which writes it")

@@ -39,6 +39,9 @@ FLAGS = (
     "--hide-scrollbars",
     "--enable-logging=stderr",
 )
+LOOPBACK = "127.0.0.1"
+SIZE = (1200, 900)
+"""Width and height of a picture in pixels, where nothing is said."""
 GRACE_S = 5.0
 SAID = 3
 """Lines of a browser's log that an error repeats."""

@@ -11,18 +11,19 @@ layer, and positions are shown in um. Arrays are read as they are looked at; tab
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from chunkflow.errors import InputError, InputNotFoundError
+from chunkflow.errors import IncompleteError, InputNotFoundError
 from chunkflow.run.dask import as_dask_array
 from chunkflow.run.result import Result, open_result
 from chunkflow.storage.omezarr import open_volume
-from chunkflow.view.scene import Layer, Scene, open_scene
+from chunkflow.storage.stores import ObjectPath, Place
+from chunkflow.storage.tables import read_table
+from chunkflow.view.scene import Layer, Scene, levels_of, open_scene
 
 LayerData: TypeAlias = tuple[Any, dict[str, Any], str]
 """What napari calls so: data, keywords of the layer, kind of layer."""
@@ -35,30 +36,39 @@ LINE_WIDTH = 0.8
 LABELS_OPACITY = 0.5
 
 
-def result_layers(location: str | Path) -> list[LayerData]:
+def result_layers(location: str | Place) -> list[LayerData]:
     """Everything that is saved of a result, or of an OME-Zarr image, as layers for napari.
 
     Raises
     ------
-    InputError : there is nothing to show, or it lies behind a URL.
+    InputError : there is nothing to show.
     """
     scene = open_scene(location)
     folder = scene.place
-    if not isinstance(folder, Path):
-        raise InputError(f"{location} is a URL", "Copy the folder, or look at it in Neuroglancer: leave out --napari")
     result = _result(folder)
-    layers = [_array(folder, scene, layer, result) for layer in scene.layers]
-    if result is not None and (folder / "tables" / "nodes.parquet").is_file():
-        layers += [_skeleton(scene, result), _nodes(scene, result)]
-    return layers
+    layers = [_array(folder, scene, layer) for layer in scene.layers]
+    if not (folder / "tables" / "nodes.parquet").is_file():
+        return layers
+    lines = [] if result is None else [_skeleton(scene, result)]
+    return [*layers, *lines, _nodes(scene, read_table(folder / "tables", "nodes"))]
 
 
-def _result(folder: Path) -> Result | None:
-    """The finished run of a folder; None of an image, or of a copy without the run's own files."""
+def _result(folder: Place) -> Result | None:
+    """The finished run of a folder, which holds the curves; None of an image, and where only its results are.
+
+    That is a copy without the run's own files, a web server, which lists nothing, and a local result that was copied
+    into a bucket, where journals look otherwise.
+    """
+    if isinstance(folder, ObjectPath) and folder.is_read_only:
+        return None
     try:
         return open_result(folder)
     except InputNotFoundError:
         return None
+    except IncompleteError:
+        if isinstance(folder, ObjectPath):
+            return None
+        raise
 
 
 def _placed(scene: Scene) -> dict[str, Any]:
@@ -71,15 +81,13 @@ def _placed(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _array(folder: Path, scene: Scene, layer: Layer, result: Result | None) -> LayerData:
-    levels: list[Any] = []
-    path = folder / layer.path
-    while (path / str(len(levels))).is_dir():
-        levels.append(as_dask_array(open_volume(path, level=len(levels)).array))
+def _array(folder: Place, scene: Scene, layer: Layer) -> LayerData:
+    path, count = folder / layer.path, levels_of(folder, layer.path)
+    levels = [as_dask_array(open_volume(path, level=level).array) for level in range(count)]
     keywords: dict[str, Any] = {"name": layer.name, "visible": layer.is_visible, "multiscale": True, **_placed(scene)}
     if layer.is_labels:
         if layer.name == "objects":
-            keywords["features"] = object_features(folder, result)
+            keywords["features"] = object_features(folder)
         return levels, {**keywords, "opacity": LABELS_OPACITY}, "labels"
     if layer.window is not None:
         keywords["contrast_limits"] = layer.window
@@ -88,12 +96,12 @@ def _array(folder: Path, scene: Scene, layer: Layer, result: Result | None) -> L
     return levels, {**keywords, "blending": "additive"}, "image"
 
 
-def object_features(folder: Path, result: Result | None) -> pd.DataFrame:
+def object_features(folder: Place) -> pd.DataFrame:
     """The table of objects as napari takes it: `index` names the label of a row, and the first row is background's."""
-    if result is None or not (folder / "tables" / "objects.parquet").is_file():
-        return pd.DataFrame({"index": [0]})
-    objects = result.objects
     background = pd.DataFrame({"index": [0]})
+    if not (folder / "tables" / "objects.parquet").is_file():
+        return background
+    objects = read_table(folder / "tables", "objects")
     return pd.concat([background, objects.assign(index=objects["object_id"])], ignore_index=True)
 
 
@@ -138,8 +146,7 @@ def object_colors(ids: NDArray[Any]) -> NDArray[np.float64]:
     return colors
 
 
-def _nodes(scene: Scene, result: Result) -> LayerData:
-    nodes = result.nodes
+def _nodes(scene: Scene, nodes: pd.DataFrame) -> LayerData:
     diameter = 2 * nodes["radius_um"].to_numpy(np.float64) / min(scene.scale.voxel_um)
     keywords = {
         "name": "nodes",

@@ -23,15 +23,13 @@ from urllib.parse import quote
 from chunkflow.errors import IncompleteError, UsageError
 from chunkflow.storage.files import write_atomic
 from chunkflow.storage.stores import is_url
-from chunkflow.view.browser import Browser, check_running, find_browser, headless
+from chunkflow.view.browser import LOOPBACK, SIZE, Browser, check_running, find_browser, headless
 from chunkflow.view.scene import Scene, open_scene
 from chunkflow.view.serve import served
 from chunkflow.view.state import Look, State, neuroglancer_state
 
-LOOPBACK = "127.0.0.1"
 CLIENT = "https://neuroglancer-demo.appspot.com/"
 """The public page that a shareable link opens: it reads the data, and nobody else sees them."""
-SIZE = (1200, 900)
 PATIENCE_S = 120.0
 ATTEMPTS = 5
 LOOK_AGAIN_S = 0.25

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from chunkflow.errors import UsageError
+from chunkflow.errors import ChunkflowError, UsageError
 from chunkflow.view.layers import LayerData, result_layers
-from chunkflow.view.scene import IMAGES
+from chunkflow.view.scene import holds_result, open_scene
+from chunkflow.view.start import start_of
 
 THICKNESS = 3.0
 """Voxels around a plane whose lines and points are shown with it."""
@@ -21,9 +22,10 @@ def napari_get_reader(path: str | list[str]) -> Callable[[str], list[LayerData]]
     """The reader of a result's folder; None of anything else."""
     if not isinstance(path, str):
         return None
-    folder = Path(path)
-    is_result = any((folder / name).is_dir() for name in IMAGES.values())
-    return result_layers if is_result else None
+    try:
+        return result_layers if holds_result(path) else None
+    except ChunkflowError:  # a URL of others, or one that refuses access: who can open it says what is wrong
+        return None
 
 
 def open_napari(location: str | Path) -> Any:
@@ -42,10 +44,13 @@ def open_napari(location: str | Path) -> Any:
         raise UsageError(
             f"napari cannot be opened ({error})", "pip install 'chunkflow-engine[viewers]', or napari and pyqt6"
         ) from error
-    viewer = napari.Viewer(title=f"chunkflow: {Path(location).name}")
+    scene = open_scene(location)
+    viewer = napari.Viewer(title=f"chunkflow: {scene.name}")
     for data, keywords, kind in layers:
         getattr(viewer, f"add_{kind}")(data, **keywords)
     viewer.canvas.overlays.scale_bar.visible = True
+    start = zip(start_of(scene), scene.scale.voxel_um, scene.scale.translation_um, strict=True)
+    viewer.dims.set_point(range(3), [at * voxel + origin for at, voxel, origin in start])
     viewer.dims.thickness = tuple(THICKNESS * step for step in viewer.layers.extent.step)
     if "objects" in viewer.layers:
         viewer.layers.selection.active = viewer.layers["objects"]

@@ -82,12 +82,17 @@ class Scene:
         return self._table("nodes", NODE_COLUMNS)
 
     @cached_property
-    def largest_objects(self) -> NDArray[np.uint64]:
-        """Ids of objects that have a skeleton, largest first."""
+    def object_sizes(self) -> pd.Series[float]:
+        """Voxels of every object that has a skeleton, by its id, 0 where they are not known; largest first."""
         ids = np.unique(self.nodes["object_id"].to_numpy(np.uint64))
         objects = self._table("objects", ("object_id", "volume_vox"))
-        sizes = objects.set_index("object_id")["volume_vox"].reindex(ids).fillna(0).to_numpy(np.float64)
-        return ids[np.argsort(-sizes, kind="stable")]
+        sizes = objects.set_index("object_id")["volume_vox"].reindex(ids).fillna(0).astype(np.float64)
+        return sizes.sort_values(ascending=False, kind="stable")
+
+    @property
+    def largest_objects(self) -> NDArray[np.uint64]:
+        """Ids of objects that have a skeleton, largest first."""
+        return self.object_sizes.index.to_numpy(np.uint64)
 
     def _table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
         content = _read(self.place, f"tables/{name}.parquet")
@@ -108,6 +113,18 @@ def open_place(location: str | Place) -> Place:
     if isinstance(place, Path) and not place.is_dir():
         raise InputNotFoundError(f"{location} is not a folder", "Give the output folder of chunkflow run, or an image")
     return place.resolve()
+
+
+def holds_result(location: str | Place) -> bool:
+    """Whether a place is the output of a run that has an image or labels to show.
+
+    Raises
+    ------
+    ChunkflowError : it is a URL that cannot be asked.
+    """
+    place = place_of(location)
+    labels = _ome(place, f"{IMAGES['image']}/labels").get("labels")
+    return bool(labels) or any("multiscales" in _ome(place, path) for path in IMAGES.values())
 
 
 def open_scene(location: str | Place) -> Scene:
@@ -132,6 +149,12 @@ def open_scene(location: str | Place) -> Scene:
     shape, scale, levels = _geometry(place, layers[0].path)
     has_skeletons = _read(place, f"{PRECOMPUTED}/info") is not None
     return Scene(place, shape, scale, tuple(_with_one_image(layers)), has_skeletons, levels)
+
+
+def levels_of(place: Place, path: str) -> int:
+    """How many levels the pyramid of an image or of labels has; 0 where its metadata name none."""
+    multiscales = _ome(place, path).get("multiscales") or [{}]
+    return len(multiscales[0].get("datasets") or ())
 
 
 def _with_one_image(layers: Sequence[Layer]) -> list[Layer]:

@@ -22,6 +22,7 @@ from chunkflow.geometry.scale import Scale
 from chunkflow.storage.annotations import KINDS
 from chunkflow.storage.graphs import NM_PER_UM
 from chunkflow.view.scene import ANNOTATIONS, PRECOMPUTED, Layer, Scene
+from chunkflow.view.start import Voxel, start_of
 
 State = dict[str, Any]
 
@@ -57,7 +58,7 @@ class Look:
     """Where to look from, and at what."""
 
     at: tuple[float, float, float] | None = None
-    """Voxel z, y, x in the middle; None for that of the volume."""
+    """Voxel z, y, x in the middle; None for one where something is, as `view.start` finds it."""
     layout: str = "4panel"
     window_px: tuple[int, int] = WINDOW_PX
     """Width and height of the window that the volume is to fill."""
@@ -76,6 +77,7 @@ def neuroglancer_state(scene: Scene, base: str, look: Look | None = None) -> Sta
     """
     look = look or Look()
     base = base.rstrip("/")
+    at = _looked_at(scene, look)
     layers = [_layer(scene, layer, base) for layer in scene.layers]
     if scene.has_skeletons and not any(layer.name == "objects" for layer in scene.layers):
         layers.append({"type": "segmentation", "name": "objects", **_skeletons(scene, base)})
@@ -83,8 +85,8 @@ def neuroglancer_state(scene: Scene, base: str, look: Look | None = None) -> Sta
         layers.append(_nodes(scene, base))
     return {
         "dimensions": dimensions(scene.scale),
-        "position": _position(scene, look),
-        **_zoom(scene, look),
+        "position": _position(scene, at),
+        **_zoom(scene, look, at),
         "projectionOrientation": [0.33, 0.17, 0.06, 0.93],
         "crossSectionBackgroundColor": BACKGROUND,
         "projectionBackgroundColor": BACKGROUND,
@@ -95,10 +97,11 @@ def neuroglancer_state(scene: Scene, base: str, look: Look | None = None) -> Sta
     }
 
 
-def _zoom(scene: Scene, look: Look) -> State:
-    """Scales at which the panels hold the whole volume, in the shortest side of a voxel."""
+def _zoom(scene: Scene, look: Look, at: Voxel) -> State:
+    """Scales at which the panels hold the whole volume around a voxel, in the shortest side of a voxel."""
     voxel = scene.scale.voxel_um
-    z, y, x = (n * v / min(voxel) * MARGIN for n, v in zip(scene.shape, voxel, strict=True))
+    sides = [max(n, 2 * a + 1, 2 * (n - a) - 1) for n, a in zip(scene.shape, at, strict=True)]
+    z, y, x = (side * v / min(voxel) * MARGIN for side, v in zip(sides, voxel, strict=True))
     columns = 2 if look.layout in ("4panel", "xy-3d") else 1
     width, height = look.window_px[0] / columns, look.window_px[1] / (2 if look.layout == "4panel" else 1)
     planes = {"xy": ((x, y),), "xz": ((x, z),), "yz": ((z, y),)}.get(look.layout, ((x, y), (x, z), (z, y)))
@@ -113,12 +116,17 @@ def dimensions(scale: Scale) -> State:
     return {name: [voxel * 1e-6, "m"] for name, voxel in zip("xyz", reversed(scale.voxel_um), strict=True)}
 
 
-def _position(scene: Scene, look: Look) -> list[float]:
-    """x, y, z in voxels of the state, whose 0 is where the unit of length begins."""
-    at = look.at or tuple(float(n // 2) for n in scene.shape)
+def _looked_at(scene: Scene, look: Look) -> Voxel:
+    """The voxel in the middle."""
+    at = look.at or start_of(scene)
     if not all(0 <= a < n for a, n in zip(at, scene.shape, strict=True)):
         where, size = (" ".join(f"{v:g}" for v in values) for values in (at, scene.shape))
         raise UsageError(f"voxel {where} is outside the volume of {size} voxels", "Give z y x inside it")
+    return at
+
+
+def _position(scene: Scene, at: Voxel) -> list[float]:
+    """x, y, z in voxels of the state, whose 0 is where the unit of length begins."""
     origin = [t / v for t, v in zip(scene.scale.translation_um, scene.scale.voxel_um, strict=True)]
     return [a + o for a, o in zip(reversed(at), reversed(origin), strict=True)]
 

@@ -1,11 +1,13 @@
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 
 import pandas as pd
 import pytest
 
-from chunkflow.report.comparison import PALETTE, plot, write_comparison
+from chunkflow.errors import InputNotFoundError
+from chunkflow.report.comparison import PALETTE, methods_of, plot, write_comparison
 from chunkflow.run.compare import Questions, compare
 
 
@@ -59,6 +61,18 @@ def test_values_stand_where_the_axis_says(study):
     where = {float(v): float(y) for y, v in re.findall(r"cy='([\d.]+)' r='5.2'[^>]*><title>day0: ([\d.]+)", svg)}
     for value, y in where.items():
         assert y == pytest.approx(y0 + (value - v0) / (v1 - v0) * (y1 - y0), abs=0.2)
+
+
+def test_methods_are_those_of_the_first_result_that_is_there_and_none_is_said(study):
+    found = compare(study)
+    written = methods_of(found)
+    later = study / "drug" / "1" / "2"
+    later.parent.mkdir(parents=True)
+    (study / "ctrl" / "0" / "0").rename(later)
+    assert methods_of(found) == written
+    shutil.rmtree(later)
+    with pytest.raises(InputNotFoundError, match="no result of .* there any more.*Run the batch again"):
+        methods_of(found)
 
 
 def test_the_page_holds_effects_plots_and_methods_and_every_plot_is_a_file(study):

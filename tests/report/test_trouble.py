@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from chunkflow.errors import IncompleteError, InputNotFoundError
+import chunkflow as cf
+from chunkflow.errors import DiskFullError, IncompleteError, InputNotFoundError, IntegrityError, OutputInUseError
+from chunkflow.report import report as reports
 from chunkflow.report.report import rebuild_report, write_report
+from chunkflow.run import driver
+from chunkflow.run.driver import run_plan
 from chunkflow.run.journal import Journal
-from tests.report.conftest import rings, run_rings
+from chunkflow.run.lock import OutputLock
+from chunkflow.testing import suites
+from tests.report.conftest import VOXEL_UM, rings, run_rings
 
 
 def words(html: str) -> str:
@@ -24,6 +31,98 @@ def spoilt() -> object:
     image = rings()
     image[3, 40, 60] = float("nan")
     return image
+
+
+COMMAND = "cd /there && chunkflow run it.yaml"
+PICKY = """
+def picky(image):
+    assert image[:9].max() < 90, 'no <cells>'
+    return image
+"""
+
+
+def failing(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    """A run whose stage raises in the four tiles of five that a ring reaches into."""
+    folder.mkdir(exist_ok=True)
+    (folder / "mine.py").write_text(
+        "def picky(image):\n    assert image[:9].max() < 90, 'no <cells>'\n    return image\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    suites.write_volume(folder / "in.ome.zarr", rings()[:, :, :37], VOXEL_UM)
+    picky = cf.Apply(function="mine:picky", output="image", tile=(13, 41, 8), halo=0)
+    plan = cf.Pipeline([picky, cf.Threshold(), cf.Label()]).plan(folder / "in.ome.zarr", folder / "out")
+    run_plan(plan, on="serial", device="cpu", command=COMMAND, **options)
+
+
+def test_a_run_that_fails_leaves_its_report_without_being_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    with pytest.raises(IncompleteError) as ended:
+        failing(tmp_path, monkeypatch, on_event=told.append)
+    text = words((tmp_path / "out" / "report.html").read_text())
+    assert "This result is not complete. The run ended with an error." in text
+    assert f"Error: {ended.value} (exit code 3)" in text
+    assert f"To go on, once the cause is gone: {COMMAND}" in text
+    aside = [event for event in told if event["event"] == "failed"]
+    assert len(aside) == 4 and "4 blocks failed and were set aside" in text
+    for event in aside:
+        assert f"apply {event['unit']} {event['core']}" in text
+    assert "no <cells>" in text
+    assert told[-1] == {"event": "report", "path": str(tmp_path / "out" / "report.html")}
+
+
+def test_a_run_that_ends_without_a_failed_block_says_what_ended_it(tmp_path: Path) -> None:
+    def full(event: Any) -> None:
+        if event["event"] == "pass" and event["pass"] == "label":
+            raise DiskFullError("no space left to write it", "Free some space")
+
+    with pytest.raises(DiskFullError):
+        run_rings(tmp_path, on_event=full)
+    text = words((tmp_path / "out" / "report.html").read_text())
+    assert "Error: no space left to write it. Free some space (exit code 4)" in text
+    assert "To go on, once the cause is gone: the same call of Python." in text and "set aside" not in text
+
+
+def test_a_report_that_fails_does_not_hide_what_the_run_died_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise IntegrityError("no page")
+
+    def deaf(event: Any) -> None:
+        if event["event"] == "warning" and "the report" in event["text"]:
+            raise BrokenPipeError("nobody listens")
+
+    monkeypatch.setattr(reports, "_so_far", broken)
+    for name, listener in {"a": None, "b": deaf}.items():
+        with pytest.raises(IncompleteError, match="apply"):
+            failing(tmp_path / name, monkeypatch, on_event=listener)
+        assert not (tmp_path / name / "out" / "report.html").exists()
+
+
+def test_of_a_run_that_ended_before_it_began_there_is_nothing_to_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Any) -> None:
+        raise PermissionError("not yours")
+
+    told: list[Any] = []
+    monkeypatch.setattr(driver, "next_epoch", refuse)
+    with pytest.raises(PermissionError):
+        run_rings(tmp_path, on_event=told.append)
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert not any("report" in str(event) for event in told)
+
+
+def test_a_run_that_may_not_begin_leaves_the_report_of_the_other(tmp_path: Path) -> None:
+    suites.write_volume(tmp_path / "in.ome.zarr", rings(), VOXEL_UM)
+    plan = cf.Pipeline([cf.Threshold(), cf.Label()]).plan(tmp_path / "in.ome.zarr", tmp_path / "out")
+    out = run_plan(plan, on="serial", device="cpu")
+    before = (out.path / "report.html").read_bytes()
+    with OutputLock(out.path / "run"), pytest.raises(OutputInUseError):
+        run_plan(plan, on="serial", device="cpu")
+    assert (out.path / "report.html").read_bytes() == before
 
 
 def test_a_run_that_did_not_end_says_so_first_with_what_failed(tmp_path: Path) -> None:

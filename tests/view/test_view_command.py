@@ -160,6 +160,8 @@ def test_the_command_serves_until_it_is_interrupted(results: dict[str, cf.Result
     [
         (["nowhere"], "is not a folder"),
         ([".", "--screenshot", "a.png", "--size", "0", "5"], "is not positive"),
+        (["nowhere", "--screenshot", "f.txt"], "Give a name that ends in .png"),
+        (["nowhere", "--screenshot", "f"], "f: a picture is written as PNG"),
         ([".", "--layout", "six"], "layout 'six' is not known"),
         ([".", "--into-report"], "holds no run"),
     ],
