@@ -49,6 +49,7 @@ def main() -> None:
     report.notes.append(f"the plan of 10^15 voxels has {blocks:.3g} blocks in its largest pass, and lists none")
     with tempfile.TemporaryDirectory() as folder:
         side, edge = (160, 256) if given.quick else (384, 512)
+        in_fresh_process(peak_of, tubes(Path(folder, "small.ome.zarr"), 64), Path(folder, "compiled"), 32)
         source = tubes(Path(folder, "memory.ome.zarr"), side)
         for block in QUICK_BLOCKS if given.quick else BLOCKS:
             projected, measured = in_fresh_process(peak_of, source, Path(folder, f"out-{block}"), block)

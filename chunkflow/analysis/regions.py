@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkflow.analysis.network import GraphMetrics, components_of, graph_metrics
+from chunkflow.analysis.network import GraphMetrics, components_of, connectivity_score, graph_metrics
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -146,9 +146,12 @@ class RegionNetworks:
         most of whose length lies there, and branch_length_mean_um, of these, whole; branches_crossing, which have
         length there and elsewhere; nodes, ends, junctions, junctions_3 and junctions_4, by their degrees in the whole
         graph; and of the region's network (see the module) components, loops, degree_mean = 2 branches / nodes, and
-        phi, the share of its length in its longest component. What is a share of nothing is NaN.
+        phi, the share of its length in its longest component, and connectivity_score (`analysis.network`). What is a
+        share of nothing is NaN.
         """
         counts, sums = self._counts, self._sums
+        phi = _ratio(sums["longest"], sums["inner"])
+        sizes = counts["links"], counts["nodes"], counts["components"]
         return {
             "length_um": sums["length"],
             "radius_mean_um": _ratio(sums["radius"], sums["length"]),
@@ -156,7 +159,8 @@ class RegionNetworks:
             "branch_length_mean_um": _ratio(sums["branch_length"], counts["branches"]),
             **{name: counts[name] for name in _COUNTS[1:]},
             "degree_mean": _ratio(2 * counts["links"], counts["nodes"]),
-            "phi": _ratio(sums["longest"], sums["inner"]),
+            "phi": phi,
+            "connectivity_score": connectivity_score(phi, sums["inner"], *sizes),
         }
 
     def _add_networks(self, part: GraphPart) -> None:

@@ -21,6 +21,7 @@ import dask
 import dask.array
 from dask.utils import key_split
 from distributed import Client, LocalCluster
+from distributed.comm.addressing import get_address_host_port
 
 from chunkflow.backend import compute_kind, find_device
 from chunkflow.errors import BlockError, ClusterError, UsageError
@@ -212,6 +213,8 @@ def connected_engine(
     """
     check_address(address, insecure=insecure)
     try:
+        if address.startswith(("tcp://", "tls://")):  # a client that is refused later takes 20 s to go
+            get_address_host_port(address, strict=True)
         client = Client(address, timeout="10s", set_as_default=False)
     except (OSError, ValueError, TimeoutError, TypeError) as error:  # TypeError: tls:// without certificates
         remedy = "Use --on local, or the address of a running one"

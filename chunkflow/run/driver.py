@@ -151,7 +151,7 @@ def _write_report(result: Result, say: Listener) -> bool:
     try:
         write_report(result)
     except Exception as error:  # the result is complete and audited without it
-        log.warning("the report could not be written", exc_info=error)
+        log.debug("the report could not be written", exc_info=error)
         say({"event": "warning", "text": f"the report could not be written: {error}"})
         return False
     return True

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -69,9 +70,13 @@ class Stream:
             self._early.append(line)
         elif self._file is not None:
             # No room, no rights: what is said must never end a run.
-            with suppress(OSError), self._file.open("a", encoding="utf-8") as file:
-                if file.tell() < MOST_BYTES:
-                    file.write(line + "\n")
+            with suppress(OSError), self._file.open("ab+") as file:
+                end = file.seek(0, os.SEEK_END)
+                if end >= MOST_BYTES:
+                    return
+                if end and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                    line = f"\n{line}"  # a kill tore the last one
+                file.write(f"{line}\n".encode())
 
 
 def events_of(folder: Place) -> Iterator[Event]:

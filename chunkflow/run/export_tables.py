@@ -58,6 +58,7 @@ _MEANINGS = {
     "ends": "nodes of one branch",
     "junctions": "nodes of three branches or more",
     "phi": "share of the length in the longest component",
+    "connectivity_score": "MitoGraph's: high where few long pieces branch much; of lengths in um",
     "faces": "voxel faces between the two objects",
     "area_um2": "area of these faces",
 }

@@ -1,4 +1,7 @@
-"""From a pass of a plan to the job that its units are sent out with: where everything lies that they read and write."""
+"""From a pass of a plan to the job that its units are sent out with: where everything lies that they read and write.
+
+Paths are absolute: a worker may have been started in another folder, or a function of the user's may go to one.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,8 @@ def job_of(run: Run, p: Pass) -> Job:
         array = plan.arrays[spec.name]
         scale = plan.scale
         volume = create_array(places.locate(spec.name, run.journal.locations), final_layout(places, array), scale)
-        writes[spec.source] = Source(volume.path)
-    constants = places.constants(p.name)
+        writes[spec.source] = Source(str(place_of(volume.path).resolve()))
+    constants = places.constants(p.name).resolve()
     if p.draft.constants:
         write_record(constants, p.draft.constants)
     return Job(
@@ -42,7 +45,7 @@ def job_of(run: Run, p: Pass) -> Job:
         reads=reads,
         writes=writes,
         needs={name: _need(run, p, name) for name in p.draft.needs},
-        records=str(places.records(p.name)),
+        records=str(places.records(p.name).resolve()),
         constants=str(constants) if p.draft.constants else "",
         nan=plan.pipeline.input.nan,
         device=run.device.kind,

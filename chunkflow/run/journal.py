@@ -322,7 +322,7 @@ def _valid_lines(path: Place) -> Iterator[tuple[dict[str, Any], int]]:
             break
         try:
             event = json.loads(text)
-        except ValueError as error:  # with a checksum that holds
+        except (ValueError, RecursionError) as error:  # with a checksum that holds
             raise _foreign(path, error, repr(text)) from error
         length += len(line)
         yield event, length

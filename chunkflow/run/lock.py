@@ -90,8 +90,8 @@ def next_epoch(run_folder: Place) -> tuple[str, int]:
         number = time_ns()
     if isinstance(path, ObjectPath):
         path.write_bytes(str(number).encode())
-        return str(path), number
+        return str(path.resolve()), number
     partial = path.with_suffix(".new")
     partial.write_text(str(number), encoding="ascii")
     partial.replace(path)
-    return str(path), number
+    return str(path.resolve()), number

@@ -181,7 +181,7 @@ class MergeParents:
     voxel_um: tuple[float, float, float]
     names: tuple[str, ...]
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
         pairs = folded(records[BLOCKS], _shared_of, parents.merge_shared)

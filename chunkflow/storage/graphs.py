@@ -8,8 +8,8 @@ z, y, x, its first point at node_a and its last at node_b.
     SWC           one file per object, a tree: loops are cut, and the header says where; up to about 10^4 objects
     precomputed   every object in a few shard files; any number of objects
 
-One part is held at a time, with about 0.2 kB per point of its curves, and one shard. Files are replaced whole, and
-their bytes depend on the tables alone, not on the parts.
+One part is held at a time, with about 0.1 kB per point of its curves beside it, and one shard. Files are replaced
+whole, and their bytes depend on the tables alone, not on the parts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -80,12 +80,7 @@ def write_graphml(path: str | Path, parts: Sequence[Part]) -> None:
     """
     with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')
-        first, last = parts[0], parts[len(parts) - 1]
-        largest = int(last.nodes.get("object_id", np.zeros(1)).max(initial=0))
-        for prefix, target, columns in (("n", "node", first.nodes), ("e", "edge", first.branches)):
-            for k, (name, values) in enumerate(columns.items()):
-                kind = _graphml_type(values, largest)
-                file.write(f'  <key id="{prefix}{k}" for="{target}" attr.name="{name}" attr.type="{kind}"/>\n')
+        file.writelines(_graphml_keys(parts))
         file.write('  <graph edgedefault="undirected">\n')
         for part in parts:
             for row in _text_rows(part.nodes):
@@ -95,6 +90,16 @@ def write_graphml(path: str | Path, parts: Sequence[Part]) -> None:
                 ends = f'source="{row["node_a"]}" target="{row["node_b"]}"'
                 file.write(f'    <edge id="{row["branch_id"]}" {ends}>{_data("e", row)}</edge>\n')
         file.write("  </graph>\n</graphml>\n")
+
+
+def _graphml_keys(parts: Sequence[Part]) -> Iterator[str]:
+    """The lines that declare the columns; one part is held at a time."""
+    largest = int(parts[len(parts) - 1].nodes.get("object_id", np.zeros(1)).max(initial=0))
+    first = parts[0]
+    for prefix, target, columns in (("n", "node", first.nodes), ("e", "edge", first.branches)):
+        for k, (name, values) in enumerate(columns.items()):
+            kind = _graphml_type(values, largest)
+            yield f'  <key id="{prefix}{k}" for="{target}" attr.name="{name}" attr.type="{kind}"/>\n'
 
 
 def write_swc(folder: str | Path, parts: Iterable[Part]) -> None:
@@ -113,8 +118,9 @@ def write_swc(folder: str | Path, parts: Iterable[Part]) -> None:
                 if root not in swc.number_of_node:
                     _grow(swc, root, at_node, rows)
             # Not synced one by one: ten thousand small files would take a minute, and a next run can write them again.
-            content = swc.text(label, rows).encode()
-            write_atomic(Path(folder) / f"{label}.swc", content, durable=False)
+            with atomic_path(Path(folder) / f"{label}.swc", durable=False) as partial, partial.open("wb") as file:
+                file.write(swc.head(label, rows))
+                file.write(swc.body.getbuffer())
 
 
 def write_precomputed(folder: str | Path, parts: Iterable[Part], labels: NDArray[np.uint64]) -> None:
@@ -219,7 +225,7 @@ def _grouped(values: NDArray[Any], labels: NDArray[Any]) -> tuple[Ints, Ints]:
 class _Swc:
     """The samples of one object's SWC file."""
 
-    body: StringIO = field(default_factory=StringIO)
+    body: BytesIO = field(default_factory=BytesIO)
     count: int = 0
     cuts: list[tuple[int, int]] = field(default_factory=list)
     """Branch, and the node that it stops short of."""
@@ -229,11 +235,11 @@ class _Swc:
         """Append a sample; its number."""
         self.count += 1
         z, y, x, radius = zyx_radius
-        self.body.write(f"{self.count} 0 {x:.6f} {y:.6f} {z:.6f} {radius:.6f} {parent}\n")
+        self.body.write(f"{self.count} 0 {x:.6f} {y:.6f} {z:.6f} {radius:.6f} {parent}\n".encode())
         return self.count
 
-    def text(self, label: int, rows: _Rows) -> str:
-        """The file: what it is, which loops are cut, the samples."""
+    def head(self, label: int, rows: _Rows) -> bytes:
+        """What stands before the samples: what the file is, and which loops are cut."""
         head = [
             f"# skeleton of object {label}, written by chunkflow",
             "# columns: id type x y z radius parent; um; type 0 is undefined",
@@ -242,7 +248,7 @@ class _Swc:
         cuts = [
             f"# cut: branch {branch + rows.branch} before node {node + rows.node}" for branch, node in sorted(self.cuts)
         ]
-        return "\n".join([*head, *cuts]) + "\n" + self.body.getvalue()
+        return ("\n".join([*head, *cuts]) + "\n").encode()
 
 
 def _branches_at(nodes: Ints, branches: Ints, rows: _Rows) -> dict[int, list[tuple[int, int, int]]]:
@@ -311,25 +317,41 @@ def _lines(rows: _Rows) -> _Lines:
     inner[first] = inner[last] = False
     vertex = np.where(inner, len(rows.node_um) + np.cumsum(inner) - 1, 0)
     vertex[first], vertex[last] = rows.node_a, rows.node_b
-    label_of_point = np.repeat(rows.branch_label, np.diff(offsets))
-    vertex_label = np.concatenate((rows.node_label, label_of_point[inner]))
     labels = np.unique(rows.node_label)
-    order, vertex_bounds = _grouped(vertex_label, labels)
+    order, vertex_bounds = _grouped(np.concatenate((rows.node_label, _label_of_point(rows)[inner])), labels)
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(len(order)) - np.repeat(vertex_bounds[:-1], np.diff(vertex_bounds))
-    goes_on = np.ones(len(rows.points_um), np.bool_)
-    goes_on[last] = False
-    start = np.flatnonzero(goes_on)
-    by_label, pair_bounds = _grouped(label_of_point[start], labels)
-    start = start[by_label]
+    start, pair_bounds = _segments(rows, labels)
+    pairs, xyz_nm = np.empty((len(start), 2), "<u4"), np.empty((len(order), 3), "<f4")
+    for k in (0, 1):  # column by column, here and below: a graph of one object has every point in one part
+        pairs[:, k] = number[vertex[start + k]]
+    for k, axis in enumerate((2, 1, 0)):
+        xyz_nm[:, k] = _vertices_nm(rows.node_um[:, axis], rows.points_um[inner, axis], order)
     return _Lines(
         labels=labels.astype(np.uint64),
-        xyz_nm=(np.concatenate((rows.node_um, rows.points_um[inner]))[order, ::-1] * NM_PER_UM).astype("<f4"),
-        radius_nm=(np.concatenate((rows.node_radius_um, rows.radius_um[inner]))[order] * NM_PER_UM).astype("<f4"),
+        xyz_nm=xyz_nm,
+        radius_nm=_vertices_nm(rows.node_radius_um, rows.radius_um[inner], order),
         vertex_bounds=vertex_bounds,
-        pairs=np.stack((number[vertex[start]], number[vertex[start + 1]]), axis=1).astype("<u4"),
+        pairs=pairs,
         pair_bounds=pair_bounds,
     )
+
+
+def _segments(rows: _Rows, labels: NDArray[Any]) -> tuple[Ints, Ints]:
+    """The points that another follows on their branch, by label, and where each label starts (one more than labels)."""
+    goes_on = np.ones(len(rows.points_um), np.bool_)
+    goes_on[rows.offsets[1:] - 1] = False
+    start = np.flatnonzero(goes_on)
+    by_label, bounds = _grouped(_label_of_point(rows)[start], labels)
+    return start[by_label], bounds
+
+
+def _label_of_point(rows: _Rows) -> NDArray[Any]:
+    return np.repeat(rows.branch_label, np.diff(rows.offsets))
+
+
+def _vertices_nm(of_nodes: Floats, of_points: Floats, order: Ints) -> NDArray[np.float32]:
+    return (np.concatenate((of_nodes, of_points))[order] * NM_PER_UM).astype("<f4")
 
 
 def _shard_bits(count: int) -> int:

@@ -1,4 +1,4 @@
-"""Networks against closed forms and networkx."""
+"""Networks against closed forms, networkx and igraph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from chunkflow.analysis import network
-from chunkflow.analysis.network import GraphMetrics, graph_metrics, network_columns, object_metrics
+from chunkflow.analysis.network import GraphMetrics, graph_metrics, network_columns, object_metrics, volume_network
 
 
 def metrics_of(graph: nx.Graph, seed: int = 0) -> GraphMetrics:
@@ -38,6 +38,7 @@ def test_metrics_equal_those_of_networkx(name: str) -> None:
     lengths = [d for _, to in nx.all_pairs_shortest_path_length(graph) for d in to.values() if d]
     assert found.path_length == pytest.approx(np.mean(lengths), rel=1e-12)
     assert found.diameter == max(lengths) and found.is_exact and found.efficiency_se == 0
+    assert sum(found.degree_counts) == found.nodes and list(found.degree_counts) == nx.degree_histogram(graph)
     assert found.modularity <= 1
     best = nx.community.modularity(graph, nx.community.greedy_modularity_communities(graph))
     assert found.modularity > best - 0.1
@@ -75,6 +76,7 @@ def test_a_small_world_has_a_sigma_above_one_and_a_random_graph_has_not() -> Non
     assert small_world.sigma > 3 and abs(random.sigma - 1) < 0.4
     assert random.null_transitivity_sd > 0 and random.null_path_length_sd > 0
     assert abs(random.null_path_length / random.path_length - 1) < 0.02
+    assert abs(random.null_efficiency / random.efficiency - 1) < 0.02 and random.null_efficiency_sd > 0
 
 
 def test_equal_seeds_give_equal_numbers() -> None:
@@ -136,8 +138,36 @@ def test_networks_are_counted_as_the_multigraph_is() -> None:
     assert found["junctions_4"].tolist() == [0, 0, 0]
     assert found["degree_mean"].tolist() == [6 / 5, 0, 2]
     np.testing.assert_array_equal(found["phi"], [0.5, np.nan, 10 / 15])
+    scores = [(0.5 + 10 / 3 + 6 / 5) / ((5 + 3 + 3) / 10), np.nan, (10 / 15 + 5 + 2) / ((3 + 3 + 2) / 15)]
+    np.testing.assert_allclose(found["connectivity_score"], scores, rtol=1e-14)
     np.testing.assert_array_equal(found["length_share"], [10 / 25, 0, 15 / 25])
     np.testing.assert_array_equal(found["branch_length_mean_um"], [10 / 3, np.nan, 5])
+
+
+def test_a_volume_is_scored_as_one_network() -> None:
+    found = volume_network(network_columns(*tables()))
+    assert (found["length_um"], found["branches"], found["nodes"], found["components"]) == (25, 6, 9, 6)
+    assert (found["loops"], found["ends"], found["junctions"]) == (3, 3, 1)
+    assert found["phi"] == pytest.approx(10 / 25)  # the ring of object 9
+    assert found["degree_mean"] == pytest.approx(12 / 9)
+    expected = (10 / 25 + 25 / 6 + 12 / 9) / (9 / 25 + 6 / 25 + 6 / 25)
+    assert found["connectivity_score"] == pytest.approx(expected, rel=1e-14)
+
+
+def test_a_volume_without_a_network_has_no_score() -> None:
+    nodes, branches = tables()
+    empty = network_columns({n: c[:0] for n, c in nodes.items()}, {n: c[:0] for n, c in branches.items()})
+    found = volume_network(empty)
+    assert found["length_um"] == 0 and np.isnan(found["phi"]) and np.isnan(found["connectivity_score"])
+
+
+def test_a_single_edge_has_mitographs_score() -> None:
+    """phi 1, edge length L, mean degree 1, over (2 + 1 + 1) / L."""
+    found = network_columns(
+        {"object_id": np.array([1, 1], np.uint64), "degree": np.array([1, 1])},
+        {"object_id": np.array([1], np.uint64), "node_a": np.array([0]), "node_b": np.array([1]), "length_um": [8.0]},
+    )
+    assert found["connectivity_score"].tolist() == [(1 + 8 + 1) / (4 / 8)]
 
 
 def test_no_nodes_make_an_empty_table() -> None:

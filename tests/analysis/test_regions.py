@@ -37,6 +37,17 @@ def random_part(rng: np.random.Generator, nodes: int, branches: int) -> GraphPar
     )
 
 
+def score_of(graph: nx.MultiGraph, components: list[nx.MultiGraph], length: float, longest: float) -> float:
+    """MitoGraph's connectivity score, with the mean degree of all nodes."""
+    if not length:
+        return np.nan
+    nodes, edges = graph.number_of_nodes(), graph.number_of_edges()
+    mean_degree = float(np.mean([degree for _, degree in graph.degree()]))
+    return (longest / length + length / edges + mean_degree) / (
+        nodes / length + edges / length + len(components) / length
+    )
+
+
 def test_points_stand_for_half_of_the_segments_beside_them() -> None:
     points = np.array([(0, 0, 0), (0, 0, 2), (0, 4, 2), (9, 9, 9), (9, 9, 9), (5, 5, 5)], float)
     offsets = np.array([0, 3, 5, 6])  # two branches with length, one that is a point, far from each other
@@ -73,6 +84,7 @@ def test_columns_are_those_of_networkx_and_brute_force() -> None:
             "junctions_4": int((part.degree[own] == 4).sum()),
             "degree_mean": 2 * graph.number_of_edges() / len(own),
             "phi": max(lengths) / sum(lengths) if sum(lengths) else np.nan,
+            "connectivity_score": score_of(graph, components, sum(lengths), max(lengths)),
             "branches": int(assigned.sum()),
             "branch_length_mean_um": part.length_um[assigned].mean() if assigned.any() else np.nan,
             "length_um": part.point_um[inside].sum(),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client, LocalCluster
 
 import chunkflow as cf
 from chunkflow.errors import UsageError
@@ -53,3 +56,24 @@ def test_a_scheduler_with_tls_needs_certificates_here(tiny_volume: Path, tmp_pat
     options: Any = ClusterOptions()
     with pytest.raises(UsageError, match=r"distributed\.comm\.tls"):
         plan.run(on="tls://127.0.0.1:9", device="cpu", options=options)
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1", "tcp://127.0.0.1:x"])
+def test_an_address_without_a_port_is_refused_at_once(address: str, tiny_volume: Path, tmp_path: Path) -> None:
+    plan = cf.Pipeline([cf.Threshold(), cf.Label()]).plan(tiny_volume, tmp_path / "out")
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="no dask scheduler answers"):
+        plan.run(on=address, device="cpu")
+    assert time.monotonic() - began < 10
+
+
+def test_workers_may_have_been_started_in_another_folder(
+    tiny_volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings: dict[str, Any] = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
+    with LocalCluster(host="127.0.0.1", silence_logs=50, **settings) as cluster, Client(cluster) as client:
+        client.run(os.chdir, "/")
+        result = cf.Pipeline([cf.Threshold(), cf.Label(), cf.Measure()]).plan(tiny_volume, "out").run(client=client)
+    assert len(result.objects) > 0
+    assert (tmp_path / "out" / "tables").is_dir()

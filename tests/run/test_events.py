@@ -234,3 +234,12 @@ def test_a_run_says_where_the_dashboard_is_once(
     assert shown.getvalue().count("dask dashboard: http://127.0.0.1:1/status") == 1
     kept = [event for event in events_of(tmp_path / "out" / "run") if event["event"] == "dashboard"]
     assert [event["url"] for event in kept] == [Drawn.dashboard]
+
+
+def test_what_is_said_after_a_kill_tore_a_line_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_bytes(b'{"event": "pass", "pass": "scan"}\n{"event": "war')
+    stream = Stream()
+    stream.keep_in(tmp_path)
+    stream({"event": "warning", "text": "a"})
+    stream({"event": "warning", "text": "b"})
+    assert [event.get("text") for event in events_of(tmp_path)] == [None, "a", "b"]

@@ -232,6 +232,14 @@ def test_a_line_of_another_program_is_refused_by_name(line: Any, tmp_path: Path)
             read(path)
 
 
+def test_a_line_nested_too_deep_is_refused_by_name(tmp_path: Path) -> None:
+    text = b"[" * 10**5 + b"]" * 10**5
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b"%08x %s\n" % (zlib.crc32(text), text))
+    with pytest.raises(IntegrityError, match=r"journal.jsonl has a line.*--restart"):
+        Journal.read(path)
+
+
 # A full disk.
 
 

@@ -46,6 +46,18 @@ def test_what_is_not_there_is_an_error() -> None:
         lines[-1] = line(0)
 
 
+def test_a_line_that_names_a_unit_beyond_any_volume_takes_no_memory_to_speak_of() -> None:
+    lines = UnitLines()
+    tracemalloc.start()
+    for unit in (10**12, 3, 10**30):
+        lines[unit] = line(unit)
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held < 2**20
+    assert list(lines) == [3, 10**12, 10**30]
+    assert lines[10**30] == line(10**30)
+
+
 def test_a_hundred_thousand_lines_take_less_than_thirty_bytes_each() -> None:
     lines = UnitLines()
     tracemalloc.start()

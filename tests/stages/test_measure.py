@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import ndimage
 
-from chunkflow.geometry.box import Triple
+from chunkflow.geometry.box import Box, Triple
+from chunkflow.geometry.grid import Grid
 from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline
 from chunkflow.run.result import Result
-from chunkflow.stages.base import Stage
+from chunkflow.stages.base import Region, Stage, View
 from chunkflow.stages.label import Label
-from chunkflow.stages.measure import Measure
+from chunkflow.stages.measure import Measure, Surfaces
 from chunkflow.stages.skeleton import Skeleton
 from chunkflow.stages.threshold import Threshold
 from chunkflow.storage.tables import read_table
@@ -44,6 +46,20 @@ def test_blocks_leave_the_tables_of_the_whole_volume_for_labels(tmp_path: Path, 
 def test_blocks_leave_the_tables_of_the_whole_volume_for_images(tmp_path: Path) -> None:
     stages = [Threshold(), Label(), Skeleton(), Measure(intensity="image")]
     check_stage(stages, folder=tmp_path, cases=1, grids=2, largest=(18, 30, 30))
+
+
+def test_surfaces_take_no_more_than_they_say_of_noise() -> None:
+    core = Box((1, 1, 1), (65, 65, 65))
+    noise = ndimage.label(np.random.default_rng(0).random((66, 66, 66)) < 0.5, np.ones((3, 3, 3)))[0].astype(np.uint32)
+    whole = Box.of_shape(noise.shape)
+    grid = Grid((66, 66, 66), (66, 66, 66))
+    view = View(block=0, core=core, grid=grid, regions={"labels": Region(whole, noise)}, values={}, records={})
+    Surfaces().run(view, core)
+    tracemalloc.start()
+    Surfaces().run(view, core)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.7 * Surfaces().working_bytes(core.shape) < peak <= Surfaces().working_bytes(core.shape)
 
 
 def test_the_table_of_contacts_holds_every_face_between_two_objects(labelled: tuple[np.ndarray, Result]) -> None:

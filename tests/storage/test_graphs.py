@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -161,6 +164,59 @@ def test_swc_samples_are_x_y_z_and_the_radius_in_um(tmp_path: Path) -> None:
         inner = slice(given["offsets"][branch] + 1, given["offsets"][branch + 1] - 1)
         expected += [(*p[::-1], r) for p, r in zip(given["points_um"][inner], given["radius_um"][inner], strict=True)]
     np.testing.assert_allclose(sorted(rows[:, 2:6].tolist()), sorted(expected), atol=1e-6)
+
+
+def one_large_object(branches: int, points: int) -> Part:
+    """A comb: node k and node k + 1 are joined by branch k."""
+    along = np.linspace(0, 1, branches * points)
+    steps = np.arange(branches)
+    nodes = {name: np.linspace(0, 1, branches + 1) for name in ("z_um", "y_um", "x_um", "radius_um")}
+    nodes |= {"node_id": np.arange(branches + 1), "object_id": np.ones(branches + 1, np.uint64)}
+    rows = {"branch_id": steps, "object_id": np.ones(branches, np.uint64), "node_a": steps, "node_b": steps + 1}
+    offsets = np.arange(branches + 1) * points
+    curves = {"points_um": np.stack([along] * 3, axis=1), "radius_um": along, "offsets": offsets}
+    return Part(nodes, rows, curves)
+
+
+def test_writers_hold_a_tenth_of_a_kilobyte_per_point_beside_the_part(tmp_path: Path) -> None:
+    branches, points = 1000, 50
+    part = one_large_object(branches, points)
+    writers: dict[str, Callable[[], None]] = {
+        "graphml": lambda: write_graphml(tmp_path / "g.graphml", [part]),
+        "swc": lambda: write_swc(tmp_path / "swc", [part]),
+        "precomputed": lambda: write_precomputed(tmp_path / "precomputed", [part], np.ones(1, np.uint64)),
+    }
+    for name, write in writers.items():
+        tracemalloc.start()
+        write()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 100 * branches * points, name
+
+
+class Loaded(Sequence[Part]):
+    """Parts that are made when asked for, and how many of them are held."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.most = count, 0
+        self._made: list[weakref.ref[Part]] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= self.count:
+            raise IndexError(index)
+        part = one_large_object(2, 3)
+        self._made.append(weakref.ref(part))
+        self.most = max(self.most, sum(made() is not None for made in self._made))
+        return part
+
+
+def test_graphml_holds_the_part_it_writes_and_the_one_before_at_most(tmp_path: Path) -> None:
+    loaded = Loaded(5)
+    write_graphml(tmp_path / "g.graphml", loaded)
+    assert loaded.most <= 2  # a loop lets go of a part when it has the next
 
 
 def test_swc_names_the_branches_it_cuts_and_keeps_their_points(tmp_path: Path) -> None:
