@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from chunkflow.errors import DiskFullError, InputChangedError, UsageError
@@ -71,9 +72,9 @@ def forget_run(folder: Place) -> None:
 def _check_output(output: Place, overwrite: bool) -> None:
     if output.is_symlink() and not output.exists():
         raise UsageError(f"the output {output} is a link to nothing", "Create its target, or name another folder")
-    if output.exists() and not output.is_dir():
+    if output.is_file() or (isinstance(output, Path) and output.exists() and not output.is_dir()):
         raise UsageError(f"the output {output} is a file", "Name a folder")
-    if output.exists() and any(output.iterdir()) and not _holds_a_run(output) and not overwrite:
+    if output.exists() and not overwrite and not _is_free_or_ours(output):
         raise UsageError(f"{output} holds something that is no run", "Choose another output, or add --overwrite")
     inside = [*OUTPUTS, "image.ome.zarr/labels", *(f"run/{name}" for name in RUN_FILES)]
     links = [name for name in inside if (output / name).is_symlink()]
@@ -81,11 +82,13 @@ def _check_output(output: Place, overwrite: bool) -> None:
         raise UsageError(f"{links[0]} in the output {output} is a link", "Remove it: a run writes real folders alone")
 
 
-def _holds_a_run(output: Place) -> bool:
+def _is_free_or_ours(output: Place) -> bool:
+    """Whether there is nothing, or a run; be it one that another driver just begins, whose first files come and go."""
+    names = {entry.name for entry in output.iterdir()}
     folder = run_folder(output)
-    return folder.is_dir() and all(
-        entry.name in RUN_FILES or entry.name.endswith(".partial") for entry in folder.iterdir()
-    )
+    if folder.name not in names or (isinstance(folder, Path) and not folder.is_dir()):
+        return not names
+    return all(entry.name in RUN_FILES or entry.name.endswith(".partial") for entry in folder.iterdir())
 
 
 def _check_not_its_input(plan: Plan) -> None:

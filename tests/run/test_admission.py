@@ -10,9 +10,10 @@ import pytest
 import chunkflow as cf
 from chunkflow.errors import InputChangedError, UsageError
 from chunkflow.geometry.scale import Scale
-from chunkflow.run.admission import check_admission
+from chunkflow.run.admission import _check_output, check_admission
 from chunkflow.storage.layout import layout_for_core
 from chunkflow.storage.omezarr_write import write_image_group
+from chunkflow.storage.stores import ObjectPath
 from chunkflow.storage.volume import create_array
 
 PIPELINE = cf.Pipeline([cf.Threshold(method="fixed", value=100.0), cf.Label()])
@@ -137,3 +138,17 @@ def test_nodata_is_nothing_in_masks_and_labels(tmp_path: Path) -> None:
         result = cf.Pipeline([cf.Label()], input=options).plan(source, tmp_path / kind).run(on="serial")
         assert result.labels is not None
         np.testing.assert_array_equal(result.labels[...], values == 1)
+
+
+def test_files_that_come_and_go_while_another_driver_begins_are_nothing_foreign(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = ObjectPath(root="s3://bucket", key="out")
+    monkeypatch.setattr(ObjectPath, "exists", lambda self: self == output)
+    for name in ("is_file", "is_dir", "is_symlink"):
+        monkeypatch.setattr(ObjectPath, name, lambda self: False)
+    monkeypatch.setattr(ObjectPath, "iterdir", lambda self: iter([output / "run"] if self == output else []))
+    _check_output(output, overwrite=False)
+    monkeypatch.setattr(ObjectPath, "iterdir", lambda self: iter([self / "notes.txt"]))
+    with pytest.raises(UsageError, match="holds something that is no run"):
+        _check_output(output, overwrite=False)
