@@ -40,7 +40,7 @@ from chunkflow.report.provenance import how_to_open, reproduce, what_ran
 from chunkflow.report.restoration import expansion_line, restoration
 from chunkflow.report.slices import slices
 from chunkflow.report.speed import speed
-from chunkflow.report.trouble import boxes, trouble, unfinished
+from chunkflow.report.trouble import boxes, trouble, unfinished, warnings_of
 from chunkflow.report.truth import Truth, against_truth, keep_truth, kept_truth
 from chunkflow.report.turning import turning
 from chunkflow.report.verified import verified
@@ -164,7 +164,6 @@ def page(title: str, lead: str, body: str, footer: str) -> str:
 
 def _sections(run: RunFacts, known: Truth | None) -> Iterable[str]:
     yield part("", lambda: trouble(run))
-    yield part("", lambda: boxes(run.findings.all()))
     yield part("", lambda: _tiles(run))
     yield part("", lambda: expansion_line(run))
     yield part("Checks", lambda: checked(run))
@@ -193,7 +192,7 @@ def _sections(run: RunFacts, known: Truth | None) -> Iterable[str]:
 def _so_far(run: RunFacts) -> Iterable[str]:
     """Of a run that is not complete: no picture and no table is its own yet."""
     yield part("", lambda: unfinished(run))
-    yield part("", lambda: boxes(str(text) for text in run.plan["warnings"]))
+    yield part("", lambda: boxes(warnings_of(run)))
     yield part("What ran", lambda: what_ran(run))
     yield part("Speed", lambda: speed(run))
     yield part("Reproduce", lambda: reproduce(run))

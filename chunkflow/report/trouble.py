@@ -3,7 +3,7 @@
     complete, with holes    blocks stand as background: numbers leave out what is there
     not complete            how far it came, which blocks failed and why, and the command that goes on
 
-A complete result without holes has nothing here but the warnings of its plan and of its merges.
+A complete result without holes has nothing here but warnings: of its plan, of its merges, and of its last run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 from chunkflow.report.checks import verdict
 from chunkflow.report.facts import RunFacts
 from chunkflow.report.html import counted, html_table, number, short
+from chunkflow.run.events import events_of
+from chunkflow.run.places import run_folder
 from chunkflow.run.status import Status, commands, status
 
 NAMED = 25
@@ -44,8 +46,20 @@ STILL = {
 
 
 def trouble(run: RunFacts) -> str:
-    """Blocks that were set aside, then the warnings of the plan; for a complete result."""
-    return _set_aside(run) + boxes(str(text) for text in run.plan["warnings"])
+    """Blocks that were set aside, then all warnings; for a complete result."""
+    return _set_aside(run) + boxes(warnings_of(run))
+
+
+def warnings_of(run: RunFacts) -> list[str]:
+    """What was warned of, each once: by the plan, by merges, and while the last run of the folder went on."""
+    told: list[str] = []
+    for event in events_of(run_folder(run.result.path)):
+        if event["event"] == "device":  # a run begins
+            told = []
+        elif event["event"] == "warning":
+            told.append(str(event.get("text", "")))
+    of_merges = run.findings.all() if run.is_complete else []
+    return list(dict.fromkeys([*map(str, run.plan["warnings"]), *of_merges, *told]))
 
 
 def boxes(texts: Iterable[str]) -> str:

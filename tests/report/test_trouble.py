@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html import unescape
 from pathlib import Path
@@ -170,3 +171,18 @@ def test_of_hundreds_of_failed_blocks_some_are_named(tmp_path: Path) -> None:
 def test_a_folder_without_a_run_has_no_report(tmp_path: Path) -> None:
     with pytest.raises(InputNotFoundError, match="no run"):
         rebuild_report(tmp_path)
+
+
+def test_what_was_warned_of_while_the_last_run_went_on_stands_on_the_page(tmp_path: Path) -> None:
+    result = run_rings(tmp_path / "out")
+    said = [
+        {"event": "warning", "text": "of an older run"},
+        {"event": "device", "text": "cpu"},
+        {"event": "warning", "text": "this run <computes> on another kind"},
+        {"event": "warning", "text": "this run <computes> on another kind"},
+    ]
+    with (result.path / "run" / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(event) + "\n" for event in said)
+    shown = words(rebuild_report(result.path).read_text())
+    assert shown.count("this run <computes> on another kind") == 1
+    assert "of an older run" not in shown
