@@ -79,6 +79,8 @@ class Cluster:
         self.patience = patience
         self.members: Members = {}
         self._keeper = keeper
+        scheduler = getattr(client, "scheduler", None)  # a client that has lost it forgets where it was
+        self._where = getattr(scheduler, "address", None) or "the address given"
         self._lonely = Since()
         self._apart = Since()
         self._next_look = 0.0
@@ -167,11 +169,6 @@ class Cluster:
             raise ClusterError(f"the scheduler at {self._where} is gone", f"Look at its log. {RESUME}")
         return bool(status == "running")
 
-    @property
-    def _where(self) -> str:
-        scheduler = getattr(self.client, "scheduler", None)
-        return str(getattr(scheduler, "address", None) or "the address given")
-
 
 class Flight:
     """The units of one map, a window of them at a time.
@@ -233,13 +230,33 @@ class Flight:
             keys.append(self._ended.get(timeout=min(1.0, self._cluster.patience.look_seconds)))
             while True:
                 keys.append(self._ended.get_nowait())
+        results = self._fetched(self._running[key][1] for key in keys if key in self._running)
         for key in keys:
             if key in self._running:  # or it was given up before it ended
                 unit, future = self._running.pop(key)
-                outcome = _outcome(future, self._cluster.patience.answer_seconds)
+                has_result = key in results
+                outcome = results[key] if has_result else _outcome(future, self._cluster.patience.answer_seconds)
                 watchdog.forget(unit) if isinstance(outcome, Lost) else watchdog.ended(unit)
                 future.release()
                 yield unit, outcome
+
+    def _fetched(self, ended: Iterable[Any]) -> dict[str, Any]:
+        """Results by key, of several in one request: one by one they take 5 ms each. Nothing where any is missing."""
+        finished = [future for future in ended if future.status == "finished"]
+        client = self._cluster.client
+        if len(finished) < 2:
+            return {}
+
+        async def gathered() -> Any:
+            return await client.gather(finished, asynchronous=True)
+
+        try:
+            results = client.sync(gathered, callback_timeout=self._cluster.patience.answer_seconds)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # of one of them, or of the connection: each is asked for, and tells
+            return {}
+        return dict(zip((future.key for future in finished), results, strict=True))
 
     def _give_up(self, watchdog: Watchdog) -> Iterator[tuple[int, Stuck]]:
         """Units that are over their limit, or on a worker that is silent; the workers are started again."""
