@@ -14,6 +14,7 @@ folders of the results, so a batch of a folder or of a pattern keeps its names w
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 from collections import Counter
@@ -36,6 +37,8 @@ SUFFIXES = (*tiff_stack.SUFFIXES, *hdf5.SUFFIXES, *bioio_source.READERS)
 """Files that a folder is searched for; any other can be named."""
 RESERVED = ("run", "comparison", "summary", "index")
 """First parts of names that a batch uses itself."""
+LONGEST_NAME_BYTES = 160
+"""Of a part of a name; file systems take 255, of which endings and names of unfinished files take some 60."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,18 +233,18 @@ def _inner_names(path: Path) -> list[str]:
 
 def _named(items: Sequence[Item]) -> list[Item]:
     """Items with names: endings are kept where names would meet, or one result would lie inside another."""
-    bare = [_bare(item.file) for item in items]
+    bare = [_allowed(_bare(item.file)) for item in items]
     counts = Counter(name.lower() for name in bare)  # some file systems take A for a
     folders = {str(parent).lower() for name in bare for parent in PurePosixPath(name).parents}
     names = [
-        item.file if counts[name.lower()] > 1 or name.lower() in folders else name
+        _allowed(item.file) if counts[name.lower()] > 1 or name.lower() in folders else name
         for item, name in zip(items, bare, strict=True)
     ]
     again = Counter(name.lower() for name in names)
     for item, name in zip(items, names, strict=True):
         if again[name.lower()] > 1:
             raise UsageError(f"two images would have the result {name}, one of them {item.path}", "Rename one of them")
-    return [replace(item, name=_allowed(name)) for item, name in zip(items, names, strict=True)]
+    return [replace(item, name=name) for item, name in zip(items, names, strict=True)]
 
 
 def _bare(file: str) -> str:
@@ -256,7 +259,16 @@ def _allowed(name: str) -> str:
     parts = [part for part in PurePosixPath(name).parts if part not in ("..", ".", "/")]
     if parts and parts[0].split(".")[0].lower() in RESERVED:
         parts[0] += "_"
-    return "/".join(parts) or "image"
+    return "/".join(map(_shortened, parts)) or "image"
+
+
+def _shortened(name: str) -> str:
+    """A name that file systems take with an ending behind it: the first of its letters, and a digest of all."""
+    content = name.encode(errors="surrogateescape")
+    if len(content) <= LONGEST_NAME_BYTES:
+        return name
+    begin = content[: LONGEST_NAME_BYTES - 9].decode(errors="ignore")
+    return f"{begin}-{hashlib.blake2b(content, digest_size=4).hexdigest()}"
 
 
 def _times_of(item: Item) -> list[Item]:

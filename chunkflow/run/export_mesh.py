@@ -54,7 +54,7 @@ class _Places:
     voxels: Counter[int] = field(default_factory=Counter)
     """Of each object, as blocks are looked at."""
 
-    def __call__(self, object_id: int, rows: NDArray[Any], triangles: NDArray[Any]) -> NDArray[np.float32]:
+    def __call__(self, object_id: int, rows: NDArray[Any], triangles: NDArray[Any]) -> NDArray[np.float64]:
         """(V, 3) x, y, z in um."""
         shape, edge, reach = self.region.shape, np.ascontiguousarray(rows[:, 0]), np.ascontiguousarray(rows[:, 1])
         amount = 0.0
@@ -64,8 +64,7 @@ class _Places:
             amount = amount_of(edge, reach, np.asarray(triangles), shape, self.voxels[object_id])
         place = place_vertices(edge, reach, shape, amount) + self.region.start
         um = place * np.array(self.labels.scale.voxel_um) + np.array(self.labels.scale.translation_um)
-        xyz: NDArray[np.float32] = um[:, ::-1].astype(np.float32)
-        return xyz
+        return np.ascontiguousarray(um[:, ::-1])
 
 
 def export_meshes(

@@ -133,13 +133,12 @@ def started(
     facts = _facts(source)
     content: dict[str, Any] = yaml.safe_load(text)
     sections = _sections(content)
-    stated = _stated(sections, facts)
-    for override in sets:
-        _set(sections, override)
+    stated = _settled(sections, facts, sets)
     missing = _missing(sections, facts)
-    if ask is not None:
-        for value in missing:
-            _set(sections, f"{value.key}={ask(value)}")
+    answers: dict[str, str] = {}
+    while ask is not None and (value := next((v for v in missing if v.key not in answers), None)):
+        answers[value.key] = f"{value.key}={ask(value)}"  # one by one: an answer may bring what the image says
+        stated = _settled(sections, facts, [*sets, *answers.values()])
         missing = _missing(sections, facts)
     sections["input"]["path"] = _relative(source, Path(target).parent)
     lines = [*_head(preset, text, facts, Path(target).name), *_body(text, sections, stated, missing)]
@@ -183,6 +182,16 @@ def _set(sections: dict[str, dict[str, Any]], text: str) -> None:
             f"--set {text!r} names no value of this pipeline", f"KEY.key=value, KEY being one of {', '.join(sections)}"
         )
     set_value(sections[section], key, value, option=text)
+
+
+def _settled(sections: dict[str, dict[str, Any]], facts: _Facts, sets: Sequence[str]) -> dict[str, Any]:
+    """What the image says, which depends on the channel that is set, put among the values; what is set goes before."""
+    for override in sets:
+        _set(sections, override)
+    stated = _stated(sections, facts)
+    for override in sets:
+        _set(sections, override)
+    return stated
 
 
 def _stated(sections: dict[str, dict[str, Any]], facts: _Facts) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Surfaces as files: PLY or STL for every object, or Neuroglancer's precomputed meshes.
 
     ply            ID.ply, binary, x y z in um                MeshLab, Blender, ParaView, 3D Slicer, trimesh
+                   (double, where single precision would move vertices: a stage is centimetres from its origin)
     stl            ID.stl, binary, x y z in um, no vertices shared         what prints
     precomputed    `info`, ID:0 and ID.mesh, x y z in nm      Neuroglancer, as a source `precomputed://URL`
 
@@ -32,18 +33,20 @@ MeshFormat: TypeAlias = Literal["ply", "stl", "precomputed"]
 FORMATS: tuple[MeshFormat, ...] = ("ply", "stl", "precomputed")
 HELD_BYTES = 1 << 28
 NM_PER_UM = 1000.0
+NEAR_ENOUGH = 1e-4
+"""Of the shortest side of an object: how far single precision may move a vertex of its PLY file."""
 _MOST_VERTICES = 2**31
 _AT_ONCE = 1 << 18  # triangles; fixed, so that the sum of their volumes is the same however they came
 _PLY_FACE = np.dtype([("count", "u1"), ("vertices", "<i4", 3)])
 _STL_FACE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 
-Place: TypeAlias = Callable[[int, NDArray[Any], NDArray[np.int32]], NDArray[np.float32]]
+Place: TypeAlias = Callable[[int, NDArray[Any], NDArray[np.int32]], NDArray[np.float64]]
 """From an object's id, the rows of its vertices and its triangles to (V, 3) x, y, z in um."""
 
 
-def _as_it_is(object_id: int, rows: NDArray[Any], triangles: NDArray[np.int32]) -> NDArray[np.float32]:
-    return np.asarray(rows, "<f4")
+def _as_it_is(object_id: int, rows: NDArray[Any], triangles: NDArray[np.int32]) -> NDArray[np.float64]:
+    return np.asarray(rows, np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ class MeshWriter(AbstractContextManager["MeshWriter"]):
         triangles = np.memmap(self._piece(object_id, "triangles"), "<i4", "r", shape=(waiting.triangle_count, 3))
         return vertices, triangles
 
-    def _write(self, object_id: int, vertices: NDArray[np.float32], triangles: NDArray[np.int32]) -> None:
+    def _write(self, object_id: int, vertices: NDArray[np.float64], triangles: NDArray[np.int32]) -> None:
         write = {"ply": _write_ply, "stl": _write_stl, "precomputed": _write_fragment}[self._format]
         name = f"{object_id}.{'mesh' if self._format == 'precomputed' else self._format}"
         # Not synced one by one: as SWC files, they are many, and can be written again.
@@ -173,36 +176,41 @@ def _parts(triangles: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
         yield triangles[start : start + _AT_ONCE]
 
 
-def _volume(vertices: NDArray[np.float32], triangles: NDArray[np.int32]) -> float:
+def _volume(vertices: NDArray[np.float64], triangles: NDArray[np.int32]) -> float:
     """Divergence theorem: tetrahedra from the first vertex to every triangle."""
     total = 0.0
     for part in _parts(triangles):
-        a, b, c = (vertices[part[:, k]].astype(np.float64) - vertices[0] for k in range(3))
+        a, b, c = (vertices[part[:, k]] - vertices[0] for k in range(3))
         total += float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum()) / 6
     return total
 
 
-def _write_ply(file: BinaryIO, object_id: int, vertices: NDArray[np.float32], triangles: NDArray[np.int32]) -> None:
+def _write_ply(file: BinaryIO, object_id: int, vertices: NDArray[np.float64], triangles: NDArray[np.int32]) -> None:
+    single = vertices.astype("<f4")
+    side = np.ptp(vertices, axis=0).min()
+    is_fine = np.abs(single - vertices).max() <= NEAR_ENOUGH * side
+    kind, stored = ("float", single) if is_fine else ("double", vertices)
     header = (
         "ply\nformat binary_little_endian 1.0\n"
         f"comment surface of object {object_id}, written by chunkflow\ncomment unit micrometer\n"
-        f"element vertex {len(vertices)}\nproperty float x\nproperty float y\nproperty float z\n"
-        f"element face {len(triangles)}\nproperty list uchar int vertex_indices\nend_header\n"
+        f"element vertex {len(vertices)}\n"
+        + "".join(f"property {kind} {axis}\n" for axis in "xyz")
+        + f"element face {len(triangles)}\nproperty list uchar int vertex_indices\nend_header\n"
     )
     file.write(header.encode("ascii"))
-    _write_array(file, vertices)
+    _write_array(file, stored)
     for part in _parts(triangles):
         faces = np.empty(len(part), _PLY_FACE)
         faces["count"], faces["vertices"] = 3, part
         file.write(faces.tobytes())
 
 
-def _write_stl(file: BinaryIO, object_id: int, vertices: NDArray[np.float32], triangles: NDArray[np.int32]) -> None:
+def _write_stl(file: BinaryIO, object_id: int, vertices: NDArray[np.float64], triangles: NDArray[np.int32]) -> None:
     file.write(f"surface of object {object_id} in micrometers, written by chunkflow".encode("ascii").ljust(80))
     file.write(np.array([len(triangles)], "<u4").tobytes())
     for part in _parts(triangles):
         faces = np.zeros(len(part), _STL_FACE)
-        corners = vertices[part]
+        corners = vertices[part].astype("<f4")
         normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         length = np.linalg.norm(normal, axis=1, keepdims=True)
         faces["normal"] = np.divide(normal, length, out=np.zeros_like(normal), where=length > 0)
@@ -211,11 +219,11 @@ def _write_stl(file: BinaryIO, object_id: int, vertices: NDArray[np.float32], tr
 
 
 def _write_fragment(
-    file: BinaryIO, object_id: int, vertices: NDArray[np.float32], triangles: NDArray[np.int32]
+    file: BinaryIO, object_id: int, vertices: NDArray[np.float64], triangles: NDArray[np.int32]
 ) -> None:
     file.write(np.array([len(vertices)], "<u4").tobytes())
     for start in range(0, len(vertices), _AT_ONCE):
-        file.write((vertices[start : start + _AT_ONCE].astype(np.float64) * NM_PER_UM).astype("<f4").tobytes())
+        file.write((vertices[start : start + _AT_ONCE] * NM_PER_UM).astype("<f4").tobytes())
     _write_array(file, triangles)
 
 

@@ -41,6 +41,16 @@ def test_files_of_one_stem_do_not_meet(folder):
     assert names(items) == ["x.ome.tif", "x.tif"]
 
 
+def test_names_that_a_batch_changes_do_not_meet_either(folder):
+    for name in ("run.tif", "run_.tif", "x" * 240 + "1.tif", "x" * 240 + "2.tif"):
+        (folder / name).write_bytes(b"")
+    found = names(found_items([folder], output=folder / "out"))
+    assert len(set(found)) == len(found)
+    assert {"run.tif_", "run_.tif"} <= set(found)
+    long = [name for name in found if name.startswith("xxx")]
+    assert len(long) == 2 and all(len(name) <= 160 for name in long)
+
+
 def test_no_result_lies_inside_another_nor_where_the_batch_writes(folder):
     for name in ("a.tif", "run.tif", "comparison.tif"):
         (folder / name).write_bytes(b"")

@@ -105,6 +105,20 @@ def test_the_channel_of_an_image_with_several_is_asked_for_by_name(tmp_path: Pat
     assert not started("nuclei", facts, tmp_path / "p.yaml", sets=["input.channel=gfp"]).missing
 
 
+def test_what_the_image_says_of_a_channel_counts_once_the_channel_is_known(tmp_path: Path) -> None:
+    image = tmp_path / "two.ome.zarr"
+    suites.write_volume(image, np.zeros((8, 20, 20), np.uint16), (0.5, 0.2, 0.2))
+    _with_channels(image, ("dapi", "gfp"))
+    content = json.loads((image / "zarr.json").read_text())
+    content["attributes"]["chunkflow"] = {"optics": [OPTICS | {"emission_nm": nm} for nm in (461.0, 520.0)]}
+    (image / "zarr.json").write_text(json.dumps(content))
+    found = started("mitochondria-confocal", image, tmp_path / "p.yaml", sets=["input.channel=gfp"])
+    assert not found.missing
+    assert "emission_nm: 520" in found.text
+    asked = started("mitochondria-confocal", image, tmp_path / "p.yaml", ask=lambda value: "dapi")
+    assert "emission_nm: 461" in asked.text
+
+
 def _with_channels(path: Path, names: tuple[str, ...]) -> None:
     """The image again, with a channel axis."""
     import shutil

@@ -26,7 +26,8 @@ def read_ply(path: Path) -> tuple[np.ndarray, np.ndarray]:
     assert "comment unit micrometer" in lines
     counts = {words[1]: int(words[2]) for words in (line.split() for line in lines) if words[0] == "element"}
     assert [line.split()[-1] for line in lines if line.startswith("property")] == ["x", "y", "z", "vertex_indices"]
-    xyz = np.frombuffer(body, "<f4", 3 * counts["vertex"]).reshape(-1, 3)
+    kind = "<f8" if "property double x" in lines else "<f4"
+    xyz = np.frombuffer(body, kind, 3 * counts["vertex"]).reshape(-1, 3)
     faces = np.frombuffer(body, np.dtype([("n", "u1"), ("v", "<i4", 3)]), counts["face"], xyz.nbytes)
     assert len(body) == xyz.nbytes + faces.nbytes and (faces["n"] == 3).all()
     return xyz, faces["v"]
@@ -57,6 +58,22 @@ def test_pieces_become_one_mesh_wherever_they_waited(
 
 def test_a_volume_far_from_the_origin_is_not_lost_in_rounding(tmp_path: Path) -> None:
     assert write(tmp_path, shift=4096.0)[0].volume_um3 == pytest.approx(5.0, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("origin", "kind"), [(0.0, np.float32), (500.0, np.float32), (1e5, np.float64), (1e6, np.float64)]
+)
+def test_vertices_are_stored_as_finely_as_the_place_of_the_stage_asks(
+    tmp_path: Path, origin: float, kind: type
+) -> None:
+    shifted = CORNERS.astype(np.float64) * 0.1 + origin
+    with MeshWriter(tmp_path, "ply") as writer:
+        writer.add(1, shifted, FACES)
+        writer.finish()
+    xyz, faces = read_ply(tmp_path / "1.ply")
+    assert xyz.dtype == kind
+    a, b, c = (xyz[faces[:, k]].astype(np.float64) - xyz[0] for k in range(3))
+    assert np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6 == pytest.approx(0.005, rel=2e-3)
 
 
 def test_stl_holds_every_triangle_with_its_outward_normal(tmp_path: Path) -> None:
