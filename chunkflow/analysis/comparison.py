@@ -134,7 +134,7 @@ def _check(a: Values, b: Values, confidence: float) -> None:
 
 
 def _exp(logarithm: float) -> float:
-    return exp(min(logarithm, 700.0))
+    return exp(logarithm) if logarithm < 700 else inf
 
 
 Statistic: TypeAlias = Callable[[Sequence[Any]], tuple[Any, Sequence[Any]]]

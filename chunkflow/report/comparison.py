@@ -153,8 +153,12 @@ def _statistics(found: Comparison, cite: Citations) -> str:
     )
     text = f"Replicates were the unit of analysis{cite('superplots')} ({counts}): values of images were averaged within"
     text += f" each replicate. Differences from {found.conditions[0]} are given with {share} confidence intervals"
-    text += " (bootstrap over replicates, 4,999 resamples, percentiles widened by Student's t with Welch's degrees of "
-    text += f"freedom{cite('davison', 'welch')})" if "bootstrap" in kinds else "freedom; none, with one replicate)"
+    text += " (bootstrap over replicates, 4,999 resamples, percentiles widened by Student's t"
+    if asked.paired:
+        text += f" with one less than pairs degrees of freedom{cite('davison')}"
+    else:
+        text += f" with Welch's degrees of freedom{cite('davison', 'welch')}"
+    text += ")" if "bootstrap" in kinds else "; none, with one replicate)"
     text += f"; Hedges' g with intervals of the noncentral t distribution{cite('hedges')}."
     if asked.test == "permutation":
         within = "swapping the members of pairs" if asked.paired else "permuting the labels of replicates"

@@ -170,8 +170,8 @@ def _computed(work: Work, plan: Plan, item: Item) -> Result:
         return run_plan(plan, restart=work.restart, **options)
     except InputChangedError:
         before = BatchState(work.output).outcome(item.name)
-        if before is None or before.status != "failed":
-            raise
+        if before is None or before.status != "failed" or before.exit_code == InputChangedError.exit_code:
+            raise  # also the second time
         return run_plan(plan, restart=True, **options)
 
 

@@ -222,8 +222,9 @@ def _ordered(files: pd.DataFrame, control: str | None) -> tuple[str, ...]:
     names = sorted(files["condition"].unique())
     if len(names) < 2:
         has = f"all of them {names[0]}" if names else "none of them with a condition"
+        count = f"{len(files)} files" if len(files) else "files"
         raise UsageError(
-            f"{len(files)} files, {has}: there is nothing to compare",
+            f"{count}, {has}: there is nothing to compare",
             "Name conditions with --samples samples.csv (file,condition,replicate) or --conditions PATTERN",
         )
     if control is not None and control not in names:

@@ -146,6 +146,8 @@ def test_a_done_file_that_changed_is_refused_until_told_to_start_over(tmp_path):
     write_tiff(tmp_path / "in" / "a.tif", cubes(7, seed=3))
     changed = run_batch(pipeline(), [tmp_path / "in"], tmp_path / "out", options=SERIAL)
     assert "--restart" in changed.summary.error[0]
+    again = run_batch(pipeline(), [tmp_path / "in"], tmp_path / "out", options=SERIAL)
+    assert "--restart" in again.summary.error[0]
     again = run_batch(pipeline(), [tmp_path / "in"], tmp_path / "out", options=Options(on="serial", restart=True))
     assert again.summary.objects[0] == 7
 
