@@ -56,7 +56,7 @@ def warnings_of(run: RunFacts) -> list[str]:
     for event in events_of(run_folder(run.result.path)):
         if event["event"] == "device":  # a run begins
             told = []
-        elif event["event"] == "warning":
+        elif event["event"] == "warning" and event.get("of") != "report":  # which is written now
             told.append(str(event.get("text", "")))
     of_merges = run.findings.all() if run.is_complete else []
     return list(dict.fromkeys([*map(str, run.plan["warnings"]), *of_merges, *told]))

@@ -152,7 +152,7 @@ def _write_report(result: Result, say: Listener) -> bool:
         write_report(result)
     except Exception as error:  # the result is complete and audited without it
         log.debug("the report could not be written", exc_info=error)
-        say({"event": "warning", "text": f"the report could not be written: {error}"})
+        say({"event": "warning", "of": "report", "text": f"the report could not be written: {error}"})
         return False
     return True
 

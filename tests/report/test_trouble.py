@@ -180,9 +180,11 @@ def test_what_was_warned_of_while_the_last_run_went_on_stands_on_the_page(tmp_pa
         {"event": "device", "text": "cpu"},
         {"event": "warning", "text": "this run <computes> on another kind"},
         {"event": "warning", "text": "this run <computes> on another kind"},
+        {"event": "warning", "of": "report", "text": "the report could not be written"},
     ]
     with (result.path / "run" / "log.jsonl").open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(event) + "\n" for event in said)
     shown = words(rebuild_report(result.path).read_text())
     assert shown.count("this run <computes> on another kind") == 1
     assert "of an older run" not in shown
+    assert "could not be written" not in shown
