@@ -11,16 +11,13 @@ Stops working at 2^32 - 1 components in a block, which is a block of 1,600^3 vox
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any
 
-import cc3d
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-_Connectivity = Literal[6, 18, 26]
-
-SIGNED = 2**63
+from chunkflow.kernels import runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,7 @@ class ComponentTable:
         return len(self.first)
 
 
-def label_block(values: NDArray[Any], connectivity: int) -> tuple[NDArray[np.uint32], ComponentTable]:
+def label_block(values: NDArray[Any], connectivity: runs.Connectivity) -> tuple[NDArray[np.uint32], ComponentTable]:
     """Components of the non-zero voxels of a block; touching voxels of different values stay apart.
 
     Parameters
@@ -51,24 +48,9 @@ def label_block(values: NDArray[Any], connectivity: int) -> tuple[NDArray[np.uin
     (Z, Y, X) uint32, 0 on background, components 1..K in raster order of their first voxel; and their table.
     Exact, and for a mask equal to `scipy.ndimage.label`.
     """
-    known = _as_unsigned(values)
-    return _in_raster_order(_connected(known, connectivity), known)
-
-
-def label_values(values: NDArray[Any], connectivity: int = 6) -> tuple[NDArray[np.uint32], ComponentTable]:
-    """Components of equal voxels of a block, background (value 0) included: every voxel belongs to one.
-
-    Parameters
-    ----------
-    values : (Z, Y, X) bool or unsigned.
-    connectivity : 6, 18 or 26.
-
-    Returns
-    -------
-    (Z, Y, X) uint32 without a zero, components 1..K in raster order of their first voxel; and their table.
-    """
-    known = _as_unsigned(values)
-    return _in_raster_order(_connected(_without_zero(known), connectivity), known)
+    cut = runs.runs_of(as_unsigned(values))
+    component, count = runs.connected(cut, connectivity, background=False)
+    return runs.painted(cut, component), ComponentTable(*runs.table_of(cut, component, count))
 
 
 def volume_index(
@@ -104,7 +86,7 @@ def dense_labels(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], NDArray[np.u
     (Z, Y, X) uint32, 0 where the label is 0, else 1 + its position in the second array; and (K,) uint64, the non-zero
     labels present, increasing.
     """
-    flat = _as_unsigned(labels).ravel()
+    flat = as_unsigned(labels).ravel()
     starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
     present, position = np.unique(flat[starts], return_inverse=True)
     rank = position.astype(np.uint32)
@@ -142,56 +124,7 @@ def _replace(labels: NDArray[Any], ids: NDArray[Any], found: NDArray[Any]) -> No
             found[i] = ids[labels[i]]
 
 
-def _as_unsigned(values: NDArray[Any]) -> NDArray[Any]:
-    values = np.require(values, requirements=["C", "W"])  # cc3d refuses read-only memory
+def as_unsigned(values: NDArray[Any]) -> NDArray[Any]:
+    """Values as kernels want them: a mask as uint8; contiguous, and not read-only, which is a type of its own there."""
+    values = np.require(values, requirements=["C", "W"])
     return values.view(np.uint8) if values.dtype == np.bool_ else values
-
-
-def _connected(values: NDArray[Any], connectivity: int) -> NDArray[np.uint32]:
-    """cc3d as it is; not its `binary_image` path, which overruns its own table at 26 on arrays of a few voxels.
-
-    Values from 2^63 on are told apart by their rank: cc3d hands some of them to a signed integer.
-    """
-    if values.dtype.itemsize == 8 and values.max(initial=0) >= SIGNED:
-        values = dense_labels(values)[0]
-    labels = cc3d.connected_components(values, connectivity=cast(_Connectivity, connectivity), out_dtype=np.uint32)
-    return np.ascontiguousarray(labels, dtype=np.uint32)
-
-
-def _without_zero(values: NDArray[Any]) -> NDArray[Any]:
-    """The same partition into equal values, with no value 0: cc3d takes 0 for background."""
-    if values.max() < np.iinfo(values.dtype).max:
-        return np.asarray(values + values.dtype.type(1))
-    _, rank = np.unique(values, return_inverse=True)
-    return np.asarray(rank.reshape(values.shape) + 1, dtype=np.uint64)
-
-
-def _in_raster_order(labels: NDArray[np.uint32], values: NDArray[Any]) -> tuple[NDArray[np.uint32], ComponentTable]:
-    """Components renumbered in place by their first voxel: cc3d usually does it, but does not promise it."""
-    count = int(labels.max())
-    first, size, value = np.empty(count, np.int64), np.zeros(count, np.int64), np.empty(count, np.uint64)
-    _renumber(labels.ravel(), values.ravel(), first, size, value)
-    return labels, ComponentTable(first, size, value)
-
-
-@njit(cache=True, nogil=True)
-def _renumber(
-    labels: NDArray[np.uint32],
-    values: NDArray[Any],
-    first: NDArray[np.int64],
-    size: NDArray[np.int64],
-    value: NDArray[np.uint64],
-) -> None:
-    number = np.zeros(first.size + 1, np.uint32)
-    met = 0
-    for i in range(labels.size):
-        old = labels[i]
-        if old == 0:
-            continue
-        if number[old] == 0:
-            first[met] = i
-            value[met] = values[i]
-            met += 1
-            number[old] = met
-        labels[i] = number[old]
-        size[number[old] - 1] += 1

@@ -22,6 +22,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 Direction = tuple[int, int, int]
@@ -67,13 +68,13 @@ def touching(a: Shell, b: Shell, direction: Direction, connectivity: int) -> NDA
         return np.zeros((0, 2), np.int64)
     side_a = _side(a, direction)
     side_b = _side(b, tuple(-d for d in direction))
-    shifts = [range(-1, 2) if length > 1 else range(1) for length in side_a.shape]
-    keys = [
-        _pair_keys(_shifted(side_a, shift, 1), _shifted(side_b, shift, -1))
-        for shift in product(*shifts)
-        if sum(map(abs, shift)) <= reach
-    ]
-    key = np.unique(np.concatenate(keys))
+    planes = [np.atleast_2d(side).astype(np.uint32, copy=False) for side in (side_a, side_b)]
+    keys = np.empty(1 << 14, np.uint64)
+    count = _pair_keys(planes[0], planes[1], reach, keys)
+    if count > keys.size:
+        keys = np.empty(count, np.uint64)
+        _pair_keys(planes[0], planes[1], reach, keys)
+    key = np.unique(keys[:count])
     return np.stack((key >> np.uint64(32), key & np.uint64(0xFFFFFFFF)), axis=1).astype(np.int64)
 
 
@@ -97,14 +98,32 @@ def _side(planes: Shell, direction: tuple[int, ...]) -> NDArray[Any]:
     return np.atleast_1d(side)  # a corner is a line of one voxel
 
 
-def _shifted(side: NDArray[Any], shift: tuple[int, ...], sign: int) -> NDArray[Any]:
-    """The part of a side that has a partner at `shift` on the other; sign +1 for the first, -1 for the second."""
-    return side[
-        tuple(slice(max(0, -sign * s), length - max(0, sign * s)) for s, length in zip(shift, side.shape, strict=True))
-    ]
+@njit(cache=True, nogil=True)
+def _pair_keys(a: NDArray[np.uint32], b: NDArray[np.uint32], reach: int, keys: NDArray[np.uint64]) -> int:
+    """Keys (label in a << 32 | label in b) of voxels that touch; repeats one after the other are written once.
 
+    Writes as many keys as fit and returns how many there are.
 
-def _pair_keys(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.uint64]:
-    touch = (a != 0) & (b != 0)
-    key: NDArray[np.uint64] = (a[touch].astype(np.uint64) << np.uint64(32)) | b[touch].astype(np.uint64)
-    return key
+    Parameters
+    ----------
+    a, b : (H, W), the two sides of a seam.
+    reach : along how many axes in the plane two touching voxels may differ.
+    """
+    height, width = a.shape
+    count = 0
+    for dy in range(-1, 2):
+        for dx in range(-1, 2):
+            if abs(dy) + abs(dx) > reach:
+                continue
+            last = np.uint64(0)
+            for y in range(max(0, -dy), height - max(0, dy)):
+                for x in range(max(0, -dx), width - max(0, dx)):
+                    if a[y, x] == 0 or b[y + dy, x + dx] == 0:
+                        continue
+                    key = (np.uint64(a[y, x]) << np.uint64(32)) | np.uint64(b[y + dy, x + dx])
+                    if key != last:
+                        if count < keys.size:
+                            keys[count] = key
+                        count += 1
+                        last = key
+    return count

@@ -17,6 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from chunkflow.kernels.components import dense_labels
+from chunkflow.kernels.distance import TILE, occupied_tiles
 
 
 def euler(labels: NDArray[Any]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -34,7 +35,7 @@ def euler(labels: NDArray[Any]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """
     dense, present = dense_labels(labels)
     chi = np.zeros(len(present) + 1, np.int64)
-    _sum_vertices(dense, _OWNED_CELLS, chi)
+    _sum_vertices(dense, _tiles_that_see(dense), _OWNED_CELLS, chi)
     return present, chi[1:]
 
 
@@ -55,27 +56,45 @@ def _owned_cells() -> NDArray[np.int64]:
 _OWNED_CELLS = _owned_cells()
 
 
+def _tiles_that_see(dense: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """(Z - 1, Y - 1, T) bool: tiles of vertices with any label around them; a vertex looks one voxel into the next."""
+    tiles = occupied_tiles(dense)
+    tiles = tiles[:-1] | tiles[1:]
+    tiles = tiles[:, :-1] | tiles[:, 1:]
+    return np.asarray(tiles | np.pad(tiles[:, :, 1:], ((0, 0), (0, 0), (0, 1))))
+
+
 @njit(cache=True, nogil=True)
-def _sum_vertices(dense: NDArray[np.uint32], owned_cells: NDArray[np.int64], chi: NDArray[np.int64]) -> None:
+def _sum_vertices(
+    dense: NDArray[np.uint32], tiles: NDArray[np.bool_], owned_cells: NDArray[np.int64], chi: NDArray[np.int64]
+) -> None:
     depth, height, width = dense.shape
     around = np.empty(8, np.int64)
     for z in range(depth - 1):
         for y in range(height - 1):
-            for x in range(width - 1):
-                is_uniform = True
-                for octant in range(8):
-                    around[octant] = dense[z + (octant >> 2), y + (octant >> 1 & 1), x + (octant & 1)]
-                    is_uniform &= around[octant] == around[0]
-                if is_uniform:  # inside or outside: owns no cell on balance
+            for tile in range(tiles.shape[2]):
+                if not tiles[z, y, tile]:
                     continue
-                done = 0
-                for octant in range(8):
-                    label = around[octant]
-                    if label == 0 or done >> octant & 1:
-                        continue
-                    occupied = 0
-                    for other in range(octant, 8):
-                        if around[other] == label:
-                            occupied |= 1 << other
-                    done |= occupied
-                    chi[label] += owned_cells[occupied]
+                for x in range(tile * TILE, min((tile + 1) * TILE, width - 1)):
+                    is_uniform = True
+                    for octant in range(8):
+                        around[octant] = dense[z + (octant >> 2), y + (octant >> 1 & 1), x + (octant & 1)]
+                        is_uniform &= around[octant] == around[0]
+                    if not is_uniform:  # inside and outside own no cell on balance
+                        _add_cells(around, owned_cells, chi)
+
+
+@njit(cache=True, nogil=True)
+def _add_cells(around: NDArray[np.int64], owned_cells: NDArray[np.int64], chi: NDArray[np.int64]) -> None:
+    """Add what a vertex owns of every label around it."""
+    done = 0
+    for octant in range(8):
+        label = around[octant]
+        if label == 0 or done >> octant & 1:
+            continue
+        occupied = 0
+        for other in range(octant, 8):
+            if around[other] == label:
+                occupied |= 1 << other
+        done |= occupied
+        chi[label] += owned_cells[occupied]

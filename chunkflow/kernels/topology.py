@@ -26,23 +26,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from chunkflow.kernels.components import ComponentTable, label_values
-from chunkflow.kernels.distance import TILE, as_labels, occupied_tiles
-from chunkflow.kernels.union import components_of, join
+from chunkflow.kernels import runs
+from chunkflow.kernels.components import ComponentTable, as_unsigned
+from chunkflow.kernels.union import components_of
 
 Sides = tuple[tuple[bool, bool], tuple[bool, bool], tuple[bool, bool]]
 """(low, high) for z, y, x."""
-
-_DIAGONALS = np.array(
-    [
-        (dz, dy, dx)
-        for dz in (-1, 0, 1)
-        for dy in (-1, 0, 1)
-        for dx in (-1, 0, 1)
-        if (dz, dy, dx) > (0, 0, 0) and abs(dz) + abs(dy) + abs(dx) > 1
-    ],
-    dtype=np.int64,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +103,15 @@ def block_regions(labels: NDArray[Any], border: Sides) -> BlockRegions:
     labels : (Z, Y, X) bool or unsigned, the core alone.
     border : which sides of the core are sides of the volume.
     """
-    values = np.ascontiguousarray(labels)
-    pieces, table = label_values(values)
+    cut = runs.runs_of(as_unsigned(labels))
+    region, count = runs.connected(cut, 6, background=True)
+    pieces = runs.painted(cut, region)
     return BlockRegions(
         pieces,
-        table,
-        _on_border(pieces, len(table), border),
-        _face_contacts(pieces),
-        _diagonal_links(pieces, values, len(table)),
+        ComponentTable(*runs.table_of(cut, region, count)),
+        _on_border(pieces, count, border),
+        runs.face_contacts(cut, region),
+        runs.corner_links(cut, region, count),
     )
 
 
@@ -171,24 +161,6 @@ def _on_border(pieces: NDArray[np.uint32], count: int, border: Sides) -> NDArray
     return touches
 
 
-def _face_contacts(pieces: NDArray[np.uint32]) -> NDArray[np.int64]:
-    keys = np.empty(1 << 16, np.uint64)
-    count = _face_pairs(pieces, keys)
-    if count > keys.size:
-        keys = np.empty(count, np.uint64)
-        _face_pairs(pieces, keys)
-    unique = np.unique(keys[:count])
-    return np.stack((unique >> np.uint64(32), unique & np.uint64(0xFFFFFFFF)), axis=1).astype(np.int64)
-
-
-def _diagonal_links(pieces: NDArray[np.uint32], values: NDArray[Any], count: int) -> NDArray[np.int64]:
-    links = np.empty((count, 2), np.int64)
-    occupied = occupied_tiles(as_labels(values))  # only there can links begin: most of a sparse block is passed over
-    parent = np.arange(count + 1, dtype=np.int64)
-    used = _link_diagonals(pieces, values, occupied, _DIAGONALS, parent, links)
-    return links[:used].copy()
-
-
 def _region_graph(touches_border: NDArray[np.bool_], adjacency: NDArray[np.int64]) -> _Graph:
     count = len(touches_border)
     at_border = np.flatnonzero(touches_border)
@@ -224,66 +196,6 @@ def _count_components(
     is_object = value != 0
     rank_of_class[classes[is_object]] = rank[is_object]
     return np.bincount(rank_of_class[rank_of_class >= 0], minlength=int(rank.max(initial=-1)) + 1).astype(np.int64)
-
-
-@njit(cache=True, nogil=True)
-def _face_pairs(pieces: NDArray[np.uint32], keys: NDArray[np.uint64]) -> int:
-    """Keys (smaller << 32 | larger) of regions that share a face; repeats along a row are written once.
-
-    Writes as many keys as fit and returns how many there are.
-    """
-    depth, height, width = pieces.shape
-    count = 0
-    for axis in range(3):
-        dz, dy, dx = int(axis == 0), int(axis == 1), int(axis == 2)
-        last = np.uint64(0)
-        for z in range(depth - dz):
-            for y in range(height - dy):
-                for x in range(width - dx):
-                    a, b = pieces[z, y, x], pieces[z + dz, y + dy, x + dx]
-                    if a != b:
-                        key = (np.uint64(min(a, b)) << np.uint64(32)) | np.uint64(max(a, b))
-                        if key != last:
-                            if count < keys.size:
-                                keys[count] = key
-                            count += 1
-                            last = key
-    return count
-
-
-@njit(cache=True, nogil=True)
-def _link_diagonals(
-    pieces: NDArray[np.uint32],
-    values: NDArray[Any],
-    occupied: NDArray[np.bool_],
-    offsets: NDArray[np.int64],
-    parent: NDArray[np.int64],
-    links: NDArray[np.int64],
-) -> int:
-    """Link regions of one non-zero value over edges and corners of voxels; only links that join two trees are written.
-
-    `parent` holds a root of its own for every region 0..K, `links` has K rows; returns how many are used.
-    """
-    depth, height, width = pieces.shape
-    count = 0
-    for o in range(offsets.shape[0]):
-        dz, dy, dx = offsets[o, 0], offsets[o, 1], offsets[o, 2]
-        for z in range(depth - dz):  # forward offsets have dz >= 0
-            for y in range(max(0, -dy), height - max(0, dy)):
-                for tile in range(occupied.shape[2]):
-                    if not occupied[z, y, tile]:
-                        continue
-                    for x in range(max(tile * TILE, -dx), min((tile + 1) * TILE, width - max(0, dx))):
-                        a, b = pieces[z, y, x], pieces[z + dz, y + dy, x + dx]
-                        if a == b:
-                            continue
-                        value = values[z, y, x]
-                        if value == 0 or value != values[z + dz, y + dy, x + dx]:
-                            continue
-                        if join(parent, a, b):
-                            links[count, 0], links[count, 1] = min(a, b), max(a, b)
-                            count += 1
-    return count
 
 
 @njit(cache=True, nogil=True)

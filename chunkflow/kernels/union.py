@@ -259,14 +259,14 @@ def _totals(values: NDArray[np.uint64], sizes: Ints, excluded: NDArray[np.bool_]
 
 
 @njit(cache=True, nogil=True)
-def join(parent: NDArray[np.int64], a: int, b: int) -> bool:
+def join(parent: NDArray[Any], a: int, b: int) -> bool:
     """Join the trees of two elements in place; whether they were different trees.
 
     The larger root always hangs below the smaller, so a root is the smallest element of its tree.
 
     Parameters
     ----------
-    parent : (count,) int64, a root is its own parent. For use inside numba kernels.
+    parent : (count,) signed integers, a root is its own parent. For use inside numba kernels.
     a, b : elements.
     """
     while parent[a] != a:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from chunkflow.kernels import runs
 from chunkflow.kernels.components import (
-    _in_raster_order,
+    ComponentTable,
+    as_unsigned,
     dense_labels,
     label_block,
-    label_values,
     replaced,
     volume_index,
 )
@@ -20,6 +21,13 @@ RANK = {6: 1, 18: 2, 26: 3}
 
 def structure(connectivity: int) -> np.ndarray:
     return ndimage.generate_binary_structure(3, RANK[connectivity])
+
+
+def regions(values: np.ndarray, connectivity: runs.Connectivity = 6) -> tuple[np.ndarray, ComponentTable]:
+    """Components of background too."""
+    cut = runs.runs_of(as_unsigned(values))
+    component, count = runs.connected(cut, connectivity, background=True)
+    return runs.painted(cut, component), ComponentTable(*runs.table_of(cut, component, count))
 
 
 def by_value(values: np.ndarray, connectivity: int, background: bool) -> np.ndarray:
@@ -45,16 +53,27 @@ def test_components_of_a_mask_equal_scipy_label_id_for_id(connectivity: int, den
 
 
 @pytest.mark.parametrize("connectivity", [6, 18, 26])
+def test_rows_of_any_length_and_corners_are_joined_as_scipy_joins_them(connectivity: runs.Connectivity) -> None:
+    rng = np.random.default_rng(20)
+    for _ in range(60):
+        shape, density = rng.integers(1, 9, 3), rng.choice([0.1, 0.4, 0.8])
+        mask = rng.random(shape) < density
+        np.testing.assert_array_equal(
+            label_block(mask, connectivity)[0], ndimage.label(mask, structure(connectivity))[0]
+        )
+
+
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64])
 def test_touching_voxels_of_different_values_stay_apart(connectivity: int, dtype: type) -> None:
     values = np.random.default_rng(2).choice([0, 1, 2, 250], (7, 8, 9)).astype(dtype)
     np.testing.assert_array_equal(label_block(values, connectivity)[0], by_value(values, connectivity, False))
-    np.testing.assert_array_equal(label_values(values, connectivity)[0], by_value(values, connectivity, True))
+    np.testing.assert_array_equal(regions(values, connectivity)[0], by_value(values, connectivity, True))
 
 
 def test_the_table_holds_first_voxel_size_and_value_of_each_component() -> None:
     values = np.random.default_rng(3).choice([0, 0, 5, 9], (6, 7, 11)).astype(np.uint16)
-    for labels, table in (label_block(values, 18), label_values(values)):
+    for labels, table in (label_block(values, 18), regions(values)):
         for k in range(1, len(table) + 1):
             voxels = np.flatnonzero(labels == k)
             assert table.first[k - 1] == voxels[0]
@@ -63,27 +82,17 @@ def test_the_table_holds_first_voxel_size_and_value_of_each_component() -> None:
         assert (np.diff(table.first) > 0).all()
 
 
-def test_components_in_any_other_order_are_renumbered() -> None:
-    values = np.random.default_rng(8).choice([0, 5, 9], (6, 7, 5)).astype(np.uint16)
-    expected, table = label_block(values, 26)
-    shuffle = np.concatenate(([0], 1 + np.random.default_rng(9).permutation(len(table)))).astype(np.uint32)
-    labels, found = _in_raster_order(shuffle[expected], values)
-    np.testing.assert_array_equal(labels, expected)
-    for name in ("first", "size", "value"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(table, name))
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint64])
 def test_the_largest_value_of_a_type_is_a_value_like_any_other(dtype: type) -> None:
     values = np.random.default_rng(4).choice(np.array([0, 1, np.iinfo(dtype).max], dtype), (5, 6, 7))
-    labels, table = label_values(values)
+    labels, table = regions(values)
     np.testing.assert_array_equal(labels, by_value(values, 6, True))
     assert table.value.max() == np.iinfo(dtype).max
 
 
 def test_every_voxel_of_a_mask_has_a_region() -> None:
     mask = np.random.default_rng(5).random((5, 4, 6)) < 0.5
-    labels, table = label_values(mask)
+    labels, table = regions(mask)
     assert labels.min() == 1
     assert table.size.sum() == mask.size
     np.testing.assert_array_equal(labels, by_value(mask.astype(np.uint8), 6, True))
