@@ -12,14 +12,13 @@ from rich.progress import Progress
 
 from chunkflow.cli.batches import import_many
 from chunkflow.cli.endings import reported
+from chunkflow.cli.options import OverwriteOption
 from chunkflow.cli.show import counted, fact, numbers
 from chunkflow.errors import UsageError
 from chunkflow.geometry.scale import doubt_of
 
 if TYPE_CHECKING:
     from chunkflow.storage.importing import ImportReport
-
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write where something else is.")]
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -11,19 +11,13 @@ import typer
 
 from chunkflow.cli.batches import overrides_of
 from chunkflow.cli.endings import reported
+from chunkflow.cli.options import OverwriteOption, VoxelOption
 from chunkflow.cli.show import PLAIN, new_console
 from chunkflow.errors import ConfigError, UsageError
 from chunkflow.plan.presets import preset_names
 
 if TYPE_CHECKING:
     from chunkflow.run.init import Missing
-
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write where something else is.")]
-
-VoxelOption = Annotated[
-    tuple[float, float, float] | None,
-    typer.Option("--voxel-um", metavar="Z Y X", help="Voxel size in micrometers, where the file states none."),
-]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -44,7 +38,7 @@ def init_command(
     set: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY.key=value", help="A value of a stage or of input.")
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write a commented pipeline from a preset and what an image's metadata says."""
     from chunkflow.run.init import started, write_started
@@ -88,7 +82,7 @@ def preview_command(
     device: Annotated[Literal["auto", "gpu", "cpu"], typer.Option("--device", help="Never falls back from gpu.")] = (
         "auto"
     ),
-    overwrite: Overwrite = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Run one region and draw it: before, after, labels, skeleton, histogram, PSF."""
     from chunkflow.run.preview import check_target, preview_of_file

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, BinaryIO, Protocol
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -40,6 +42,8 @@ SKELETONS_PER_MINISHARD = 1024
 """A viewer reads a minishard's index, 24 bytes per skeleton, before the first skeleton in it."""
 MAX_MINISHARD_BITS = 3
 _ROWS = 10_000
+_SWC_BYTES = 2**24
+"""Of the samples of one object in memory: their header comes before them and is known after them."""
 
 
 class Part(Protocol):
@@ -78,7 +82,7 @@ def write_graphml(path: str | Path, parts: Sequence[Part]) -> None:
     `force_multigraph` networkx makes a simple graph of one that has no parallel edges). NaN is written as NaN, which
     xs:double allows. Every part is looked at twice.
     """
-    with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_path(path) as made, made.open("w", encoding="utf-8", newline="\n") as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')
         file.writelines(_graphml_keys(parts))
         file.write('  <graph edgedefault="undirected">\n')
@@ -118,9 +122,11 @@ def write_swc(folder: str | Path, parts: Iterable[Part]) -> None:
                 if root not in swc.number_of_node:
                     _grow(swc, root, at_node, rows)
             # Not synced one by one: ten thousand small files would take a minute, and a next run can write them again.
-            with atomic_path(Path(folder) / f"{label}.swc", durable=False) as partial, partial.open("wb") as file:
+            with atomic_path(Path(folder) / f"{label}.swc", durable=False) as made, made.open("wb") as file:
                 file.write(swc.head(label, rows))
-                file.write(swc.body.getbuffer())
+                swc.body.seek(0)
+                shutil.copyfileobj(swc.body, file)
+            swc.body.close()
 
 
 def write_precomputed(folder: str | Path, parts: Iterable[Part], labels: NDArray[np.uint64]) -> None:
@@ -158,7 +164,7 @@ def write_sharded(folder: Path, records: Iterable[tuple[int, bytes]], ids: NDArr
     shift = max(0, int(ids[-1]).bit_length() - bits) if len(ids) else 0
     for shard, members in groupby(records, key=lambda record: record[0] >> (shift + minishard_bits)):
         name = f"{shard:x}".zfill(math.ceil((bits - minishard_bits) / 4))
-        with atomic_path(folder / f"{name}.shard") as partial, partial.open("wb") as file:
+        with atomic_path(folder / f"{name}.shard") as made, made.open("wb") as file:
             _write_shard(file, members, shift, minishard_bits)
     return {
         "@type": SHARDING,
@@ -225,7 +231,7 @@ def _grouped(values: NDArray[Any], labels: NDArray[Any]) -> tuple[Ints, Ints]:
 class _Swc:
     """The samples of one object's SWC file."""
 
-    body: BytesIO = field(default_factory=BytesIO)
+    body: IO[bytes] = field(default_factory=partial(SpooledTemporaryFile, _SWC_BYTES))
     count: int = 0
     cuts: list[tuple[int, int]] = field(default_factory=list)
     """Branch, and the node that it stops short of."""

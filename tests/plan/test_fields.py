@@ -18,6 +18,7 @@ import pytest
 import chunkflow as cf
 from chunkflow.plan.pipeline import READ, STAGES
 from chunkflow.plan.plan import Plan
+from chunkflow.testing.chaos import world
 from chunkflow.testing.suites import write_volume
 
 SHAPE = (24, 40, 44)
@@ -285,16 +286,6 @@ def planned(folder: Path, key: str, values: Change) -> Plan:
     return cf.Pipeline(ordered, **options).plan(folder / "in.ome.zarr", folder / "out", block=(24, 32, 32))
 
 
-def dependents(plan: Plan, changed: set[str]) -> set[str]:
-    """These passes, and those that read what they make, in any number of steps."""
-    found = set(changed)
-    for p in plan.passes:
-        reads = {plan.arrays[name].producer for name in p.reads if name in plan.arrays} | set(p.draft.needs)
-        if reads & found:
-            found.add(p.name)
-    return found
-
-
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_field_changes_the_fingerprints_of_what_depends_on_it(name: str, here: Path) -> None:
     key = name.partition(".")[0]
@@ -310,7 +301,7 @@ def test_a_field_changes_the_fingerprints_of_what_depends_on_it(name: str, here:
     changed = {p.name for p in after.passes if new[p.name] != old.get(p.name)}
     gone = old.keys() - new.keys()
     assert changed or gone, f"{name} changes nothing"
-    assert changed == dependents(after, changed), f"{name}: a pass that depends on a changed one is re-used"
+    assert changed == world.dependents(after, changed), f"{name}: a pass that depends on a changed one is re-used"
 
 
 @pytest.mark.parametrize(

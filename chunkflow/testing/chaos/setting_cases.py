@@ -106,16 +106,6 @@ def _planned(folder: Path, output: str, *change: Any) -> Plan:
     return world.planned(_pipeline(*change), source, folder / output)
 
 
-def _dependents(plan: Plan, changed: set[str]) -> set[str]:
-    """Passes that read what others make of these, in any number of steps."""
-    found = set(changed)
-    for p in plan.passes:
-        reads = {plan.arrays[name].producer for name in p.reads if name in plan.arrays} | set(p.draft.needs)
-        if reads & found:
-            found.add(p.name)
-    return found
-
-
 def _closure(folder: Path) -> int:
     """By fingerprints alone: nothing before the stage changes, something of it does, and all that reads it does."""
     before = _planned(folder, "out")
@@ -126,9 +116,8 @@ def _closure(folder: Path) -> int:
         new = after.fingerprints("kind")
         changed = {p for p in new if new[p] != old.get(p)} - {"input", "input_mask"}
         assert changed, f"{stage}.{name} changes nothing"
-        assert changed == _dependents(after, changed), (
-            f"{stage}.{name}: a pass that depends on a changed one is re-used"
-        )
+        reused = world.dependents(after, changed) - changed
+        assert not reused, f"{stage}.{name}: {sorted(reused)} depend on a changed pass and are re-used"
         if stage in FIRST:
             earlier = set(order[: order.index(FIRST[stage])]) & changed
             assert not earlier, f"{stage}.{name} changes {sorted(earlier)}"

@@ -194,3 +194,13 @@ def engine(instead: Any) -> Iterator[None]:
     """Runs in this context compute on an engine of ours."""
     with mock.patch.object(driver, "engine_for", return_value=instead):
         yield
+
+
+def dependents(plan: Plan, changed: set[str]) -> set[str]:
+    """Passes that read what others make of these, in any number of steps."""
+    found = set(changed)
+    for p in plan.passes:
+        reads = {plan.arrays[name].producer for name in p.reads if name in plan.arrays} | set(p.draft.needs)
+        if reads & found:
+            found.add(p.name)
+    return found
