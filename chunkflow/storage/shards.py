@@ -138,7 +138,9 @@ class Shards:
         IntegrityError : a file is damaged.
         OSError, StoreError : a file or an object cannot be read.
         """
-        out = np.full(box.shape, self.fill, self.dtype.newbyteorder("="))
+        dtype = self.dtype.newbyteorder("=")
+        # Zeros come from the system as they are, and pages that no chunk is copied to are never touched.
+        out = np.zeros(box.shape, dtype) if _is_zero(self.fill) else np.full(box.shape, self.fill, dtype)
         folder, files = self.folder, list(_meeting(box, self.shard))
         if isinstance(folder, ObjectPath):
             at_once(lambda file: self._read_object(folder, *file, box, out), files)
@@ -229,6 +231,11 @@ class Shards:
 def compressed(voxels: NDArray[Any], level: int) -> bytes:
     """Voxels as a zstd frame with a checksum."""
     return bytes(Zstd(level=level, checksum=True).encode(voxels))
+
+
+def _is_zero(fill: Any) -> bool:
+    """Whether all bits of a fill value are 0: those of a negative zero are not."""
+    return not np.asarray(fill).tobytes().strip(b"\0")
 
 
 @lru_cache(maxsize=32)
