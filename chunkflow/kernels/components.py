@@ -35,7 +35,7 @@ class ComponentTable:
         return len(self.first)
 
 
-def label_block(values: NDArray[Any], connectivity: runs.Connectivity) -> tuple[NDArray[np.uint32], ComponentTable]:
+def label_block(values: NDArray[Any], connectivity: int) -> tuple[NDArray[np.uint32], ComponentTable]:
     """Components of the non-zero voxels of a block; touching voxels of different values stay apart.
 
     Parameters

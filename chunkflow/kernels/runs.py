@@ -14,7 +14,7 @@ Runs take 5 to 12 bytes each and their components 4 more: 4 to 7 bytes per voxel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from chunkflow.kernels.union import join
 
-Connectivity = Literal[6, 18, 26]
 Shape = tuple[int, int, int]
 Numbers = NDArray[Any]
 """Signed integers: int32 as long as there are fewer than 2^31 runs."""
@@ -62,7 +61,7 @@ def runs_of(values: NDArray[Any]) -> Runs:
     return Runs((depth, height, width), row, start, value)
 
 
-def connected(runs: Runs, connectivity: Connectivity, *, background: bool) -> tuple[Numbers, int]:
+def connected(runs: Runs, connectivity: int, *, background: bool) -> tuple[Numbers, int]:
     """Components of touching runs of one value.
 
     Parameters

@@ -11,21 +11,26 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import ssl
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import dask
 import dask.array
 from dask.utils import key_split
 from distributed import Client, LocalCluster
 from distributed.comm.addressing import get_address_host_port
+from distributed.security import Security
+from distributed.utils import get_mp_context
 
 from chunkflow.backend import compute_kind, find_device
 from chunkflow.errors import BlockError, ClusterError, UsageError
-from chunkflow.run.addresses import check_address
+from chunkflow.run.addresses import ENCRYPTED, check_address
 from chunkflow.run.dashboard import ADDRESS, can_draw, dashboard_of
 from chunkflow.run.engine import Outcome
 from chunkflow.run.flight import THREADS, Cluster, Flight, Keeper, Lost, Stuck
@@ -64,6 +69,9 @@ LOCAL_SETTINGS: dict[str, Any] = {
     "distributed.admin.low-level-log-length": 100,
 }
 """Of dask, while a cluster on this machine starts."""
+
+CERTIFICATES = {"ca-file": "ca-file", "cert": "client.cert", "key": "client.key"}
+"""What a client needs, by where dask's settings have it under distributed.comm.tls; a key may stand in the cert."""
 
 
 class DaskEngine:
@@ -158,9 +166,10 @@ def local_engine(
     workers: int, memory_bytes: int, device: str = "cpu", *, patience: Patience | None = None
 ) -> DaskEngine:
     """An engine on a cluster of processes on this machine, reachable from it alone."""
-    with dask.config.set(LOCAL_SETTINGS):
+    with dask.config.set(LOCAL_SETTINGS | _forked(device)):
         cluster = LocalCluster(
             n_workers=workers,
+            env=dict(os.environ),  # a server that forks has that of when it started
             threads_per_worker=THREADS,
             processes=True,
             memory_limit=memory_bytes,
@@ -182,6 +191,20 @@ def local_engine(
         give_up()
 
     return DaskEngine(client, device=device, owned=close, patience=patience)
+
+
+def _forked(device: str) -> dict[str, Any]:
+    """Settings of dask by which workers are forked from a server that imported what they need; see `forkserver`.
+
+    Not on macOS, whose frameworks may not be used behind a fork, nor for a GPU, whose driver may not either.
+    """
+    if sys.platform != "linux" or device != "cpu":
+        return {}
+    settings = {"distributed.worker.multiprocessing-method": "forkserver"}
+    with dask.config.set(settings):
+        context = get_mp_context()  # the first call names what dask wants imported, in place of anybody else's wishes
+    context.set_forkserver_preload(["distributed.worker", "chunkflow.run.forkserver"])
+    return settings
 
 
 def workers_awaited() -> Callable[[], None]:
@@ -209,19 +232,46 @@ def connected_engine(
 
     Raises
     ------
-    UsageError : nobody answers at the address, or the connection would leave this machine without TLS.
+    UsageError : nobody answers at the address, the connection would leave this machine without TLS, or there are no
+        certificates for it.
     """
     check_address(address, insecure=insecure)
+    check_certificates(address)
     try:
         if address.startswith(("tcp://", "tls://")):  # a client that is refused later takes 20 s to go
             get_address_host_port(address, strict=True)
         client = Client(address, timeout="10s", set_as_default=False)
-    except (OSError, ValueError, TimeoutError, TypeError) as error:  # TypeError: tls:// without certificates
+    except (OSError, ValueError, TimeoutError, TypeError) as error:
         remedy = "Use --on local, or the address of a running one"
         if address.startswith("tls://"):
-            remedy = f"{remedy}; certificates are named in dask's settings, distributed.comm.tls (docs/clusters.md)"
+            remedy = f"{remedy}; it must know the certificates of distributed.comm.tls (docs/clusters.md)"
         raise UsageError(f"no dask scheduler answers at {address} ({error})", remedy) from error
     return DaskEngine(client, device=device, owned=client.close, patience=patience)
+
+
+def check_certificates(address: str) -> None:
+    """Refuse an encrypted address for which there are no certificates that can be used. Connects to nobody.
+
+    A client would say so only when it has tried to connect, and take 20 seconds to go.
+
+    Raises
+    ------
+    UsageError : names the setting that is missing, or the file that is not there or no certificate.
+    """
+    if urlsplit(address).scheme not in ENCRYPTED:
+        return
+    told = {name: dask.config.get(f"distributed.comm.tls.{key}", None) for name, key in CERTIFICATES.items()}
+    remedy = "Name them in dask's settings on this machine, distributed.comm.tls (docs/clusters.md), or use --on local"
+    missing = [f"distributed.comm.tls.{CERTIFICATES[name]}" for name in ("ca-file", "cert") if not told[name]]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise UsageError(f"{address} needs certificates, and {' and '.join(missing)} {are} not set", remedy)
+    try:
+        Security().get_connection_args("client")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        files = ", ".join(str(value) for value in told.values() if value and "\n" not in str(value))
+        why = "they are no certificates, or the key is another's" if isinstance(error, ssl.SSLError) else str(error)
+        raise UsageError(f"the certificates for {address} cannot be used: {why} ({files})", remedy) from error
 
 
 def as_dask_array(array: Any) -> Any:

@@ -23,7 +23,7 @@ def structure(connectivity: int) -> np.ndarray:
     return ndimage.generate_binary_structure(3, RANK[connectivity])
 
 
-def regions(values: np.ndarray, connectivity: runs.Connectivity = 6) -> tuple[np.ndarray, ComponentTable]:
+def regions(values: np.ndarray, connectivity: int = 6) -> tuple[np.ndarray, ComponentTable]:
     """Components of background too."""
     cut = runs.runs_of(as_unsigned(values))
     component, count = runs.connected(cut, connectivity, background=True)
@@ -53,7 +53,7 @@ def test_components_of_a_mask_equal_scipy_label_id_for_id(connectivity: int, den
 
 
 @pytest.mark.parametrize("connectivity", [6, 18, 26])
-def test_rows_of_any_length_and_corners_are_joined_as_scipy_joins_them(connectivity: runs.Connectivity) -> None:
+def test_rows_of_any_length_and_corners_are_joined_as_scipy_joins_them(connectivity: int) -> None:
     rng = np.random.default_rng(20)
     for _ in range(60):
         shape, density = rng.integers(1, 9, 3), rng.choice([0.1, 0.4, 0.8])

@@ -7,13 +7,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
+from distributed.security import Security
 
 import chunkflow as cf
 from chunkflow.errors import UsageError
+from chunkflow.run import dask as dask_engine
 from chunkflow.run.addresses import check_address
-from chunkflow.run.engine import ClusterOptions
+from chunkflow.run.dask import check_certificates
 
 
 @pytest.mark.parametrize(
@@ -51,11 +54,63 @@ def test_a_run_refuses_such_an_address_before_it_writes(tiny_volume: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_a_scheduler_with_tls_needs_certificates_here(tiny_volume: Path, tmp_path: Path) -> None:
+CERTIFICATES = "distributed.comm.tls"
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files of one set of certificates, and the key of another."""
+    folder = tmp_path_factory.mktemp("tls")
+    made, other = Security.temporary(), Security.temporary()
+    texts = {"ca": made.tls_ca_file, "cert": made.tls_client_cert, "key": made.tls_client_key}
+    texts |= {"other": other.tls_client_key, "none": "no certificate"}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return {name: str(folder / name) for name in (*texts, "missing")}
+
+
+def settings(ca: str | None, cert: str | None, key: str | None) -> dict[str, Any]:
+    return {f"{CERTIFICATES}.ca-file": ca, f"{CERTIFICATES}.client.cert": cert, f"{CERTIFICATES}.client.key": key}
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ((None, None, None), r"needs certificates, and \S+tls.ca-file and \S+tls.client.cert are not set"),
+        (("ca", None, None), r"and distributed.comm.tls.client.cert is not set"),
+        (("ca", "missing", "key"), r"No such file.*missing"),
+        (("none", "cert", "key"), r"they are no certificates"),
+        (("ca", "cert", "other"), r"the key is another's"),
+    ],
+)
+def test_a_scheduler_with_tls_is_refused_at_once_without_certificates(
+    certificates: dict[str, str],
+    named: tuple[str | None, ...],
+    words: str,
+    tiny_volume: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dask_engine, "Client", lambda *_, **__: pytest.fail("a client was made"))
     plan = cf.Pipeline([cf.Threshold(), cf.Label()]).plan(tiny_volume, tmp_path / "out")
-    options: Any = ClusterOptions()
-    with pytest.raises(UsageError, match=r"distributed\.comm\.tls"):
-        plan.run(on="tls://127.0.0.1:9", device="cpu", options=options)
+    files = [None if name is None else certificates[name] for name in named]
+    began = time.monotonic()
+    with dask.config.set(settings(*files)), pytest.raises(UsageError, match=words) as caught:
+        plan.run(on="tls://127.0.0.1:9", device="cpu")
+    assert time.monotonic() - began < 5
+    assert "Name them in dask's settings" in caught.value.remedy and "docs/clusters.md" in caught.value.remedy
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("address", ["tls://127.0.0.1:9", "wss://127.0.0.1:9"])
+def test_certificates_that_belong_together_are_taken(certificates: dict[str, str], address: str) -> None:
+    with dask.config.set(settings(*(certificates[name] for name in ("ca", "cert", "key")))):
+        check_certificates(address)
+
+
+def test_other_addresses_need_no_certificates() -> None:
+    check_certificates("tcp://127.0.0.1:9")
+    check_certificates("inproc://x/1/2")
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1", "tcp://127.0.0.1:x"])
@@ -71,8 +126,8 @@ def test_workers_may_have_been_started_in_another_folder(
     tiny_volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings: dict[str, Any] = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
-    with LocalCluster(host="127.0.0.1", silence_logs=50, **settings) as cluster, Client(cluster) as client:
+    options: dict[str, Any] = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
+    with LocalCluster(host="127.0.0.1", silence_logs=50, **options) as cluster, Client(cluster) as client:
         client.run(os.chdir, "/")
         result = cf.Pipeline([cf.Threshold(), cf.Label(), cf.Measure()]).plan(tiny_volume, "out").run(client=client)
     assert len(result.objects) > 0
