@@ -27,6 +27,10 @@ PRODUCTS: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2),
 """The axes of each second moment: zz, yy, xx, zy, zx, yx."""
 
 
+TIE = 1e-9
+"""Second moments this close, in shares of the largest, are equal: what rounding adds is a thousand times less."""
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectSums:
     """What adds up over the blocks, one row per label; all arrays, so that a record can hold them by name."""
@@ -156,6 +160,7 @@ def object_columns(
     Returns
     -------
     object_id (uint64), volume_vox (int64), volume_um3, bbox_{z,y,x}_{min,max} (int64 voxels, half-open),
+    bbox_{z,y,x}_{min,max}_um (the outer faces of these voxels, where the centroids are measured),
     centroid_{z,y,x}_um, intensity_{mean,sd,min,max} (float64; NaN without an image), touches_border (bool).
     `sd` is that of the population, sqrt(n S2 - S1^2) / n, from exact integers with one rounding before the root.
     An axis one voxel long has no border, or every object of a 2-D image would touch it.
@@ -168,6 +173,9 @@ def object_columns(
     for axis, name in enumerate("zyx"):
         columns[f"bbox_{name}_min"] = totals.box_start[:, axis]
         columns[f"bbox_{name}_max"] = totals.box_stop[:, axis]
+    for axis, name in enumerate("zyx"):
+        for end, edge in (("min", totals.box_start), ("max", totals.box_stop)):
+            columns[f"bbox_{name}_{end}_um"] = (edge[:, axis] - 0.5) * voxel_um[axis] + translation_um[axis]
     count = totals.count.astype(object)
     for axis, name in enumerate("zyx"):
         centre = (integers(totals.moment[:, axis]) / count).astype(np.float64)
@@ -204,10 +212,14 @@ def intensity_columns(
 
 
 def axis_columns(totals: ObjectSums, voxel_um: tuple[float, float, float]) -> dict[str, NDArray[Any]]:
-    """Lengths and direction of the ellipsoid that has the second moments of the object, its voxels taken as boxes.
+    """Lengths and directions of the ellipsoid that has the second moments of the object, its voxels taken as boxes.
 
     The covariance of positions is n S_ab - S_a S_b over n^2, exact integers divided once, plus h^2 / 12 on the
     diagonal, the moment of a box of side h. A full axis of the ellipsoid is 2 sqrt(5 e) with e an eigenvalue.
+
+    An axis has no sense of direction: the sign is such that its largest component is positive, of equally large ones
+    the first of z, y, x. So the three are at right angles, but may be right- or left-handed. Axes that are equally long
+    (the three of a ball, two of a round rod) have no direction at all and are NaN.
 
     Parameters
     ----------
@@ -216,9 +228,8 @@ def axis_columns(totals: ObjectSums, voxel_um: tuple[float, float, float]) -> di
 
     Returns
     -------
-    axis_{major,middle,minor}_um, the full lengths; axis_major_{z,y,x}, the unit vector of the longest, its largest
-    component positive (any direction where lengths are equal); elongation = major / middle and flatness = middle /
-    minor, both 1 for a ball (Lehmann, Insight Journal 2007).
+    axis_{major,middle,minor}_um, the full lengths; axis_{major,middle,minor}_{z,y,x}, their unit vectors; elongation =
+    major / middle and flatness = middle / minor, both 1 for a ball (Lehmann, Insight Journal 2007).
     """
     count = totals.count.astype(object)
     first = [integers(totals.moment[:, axis]) for axis in range(3)]
@@ -229,19 +240,20 @@ def axis_columns(totals: ObjectSums, voxel_um: tuple[float, float, float]) -> di
         covariance[:, a, b] = covariance[:, b, a] = central.astype(np.float64) * (voxel_um[a] * voxel_um[b]) + box
     values, vectors = np.linalg.eigh(covariance)
     minor, middle, major = 2 * np.sqrt(5 * values.T)
-    longest = vectors[:, :, 2]
-    largest = np.take_along_axis(longest, np.abs(longest).argmax(axis=1)[:, None], axis=1)
-    z, y, x = np.where(largest < 0, -longest, longest).T
-    return {
-        "axis_major_um": major,
-        "axis_middle_um": middle,
-        "axis_minor_um": minor,
-        "axis_major_z": z,
-        "axis_major_y": y,
-        "axis_major_x": x,
-        "elongation": major / middle,
-        "flatness": middle / minor,
-    }
+    columns = {"axis_major_um": major, "axis_middle_um": middle, "axis_minor_um": minor}
+    for k, name in ((2, "major"), (1, "middle"), (0, "minor")):
+        others = np.delete(values, k, axis=1)
+        is_tied = (np.abs(others - values[:, k, None]) <= TIE * values[:, 2, None]).any(axis=1)
+        direction = np.where(is_tied[:, None], np.nan, _signed(vectors[:, :, k]))
+        columns |= {f"axis_{name}_{letter}": direction[:, axis] for axis, letter in enumerate("zyx")}
+    return columns | {"elongation": major / middle, "flatness": middle / minor}
+
+
+def _signed(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(K, 3) with the largest component of each positive, of those within `TIE` of the largest the first."""
+    size = np.abs(vectors)
+    first = (size >= (1 - TIE) * size.max(axis=1, keepdims=True)).argmax(axis=1)
+    return np.where(np.take_along_axis(vectors, first[:, None], axis=1) < 0, -vectors, vectors)
 
 
 def largest_values(labels: NDArray[Any], values: NDArray[Any]) -> Largest:

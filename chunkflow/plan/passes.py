@@ -219,7 +219,7 @@ def _halo(draft: Draft, readable: Mapping[str, tuple[Triple, str]]) -> Triple:
 
 def warnings_of(arrays: Mapping[str, PlannedArray], seen: Mapping[str, Any], source: Volume) -> list[str]:
     """Sentences for the user about arrays and input."""
-    doubt = doubt_of(source.scale.voxel_um)
+    doubt = doubt_of(source.scale.voxel_um, source.shape)
     found = [doubt] if doubt else []
     small = [a.name for a in arrays.values() if a.kept and _has_small_chunk(a.layout)]
     if small:

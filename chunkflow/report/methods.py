@@ -240,6 +240,8 @@ def _measure(values: Mapping[str, Any], stored: Mapping[str, Any], scope: Scope,
         text += (
             f"; channels {', '.join(map(str, values['channels']))} were measured in the same objects{cite('manders')}"
         )
+    if values.get("graph_metrics"):
+        text += f"; networks were compared with random graphs and lattices of the same degrees{cite('maslov', 'omega')}"
     return text + "."
 
 

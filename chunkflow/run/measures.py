@@ -2,6 +2,7 @@
 
     objects.csv    volume_um3       ->  object_volume_mean_um3, object_volume_median_um3
     branches.csv   length_um        ->  branch_length_mean_um, branch_length_median_um
+    networks.csv   phi              ->  network_phi, of all of them as one
 
 A row of numbers per result is what results are compared by. The unit stays at the end of a name, as in the tables.
 """
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from chunkflow.analysis.network import volume_network
 from chunkflow.run.findings import Findings
 from chunkflow.run.places import run_folder
 from chunkflow.run.result import Result
@@ -27,6 +29,17 @@ NO_MEASURES = ("object_id", "branch_id", "node_a", "node_b", "region_id", "volum
 NO_MEASURES_BEGIN = ("bbox_", "centroid_", "axis_major_", "axis_middle_", "axis_minor_")
 MEASURES_STILL = ("axis_major_um", "axis_middle_um", "axis_minor_um")
 """Columns that say where something is, or which, or what another says too; and those that begin alike and do not."""
+OF_NETWORKS = (
+    "nodes",
+    "branches",
+    "components",
+    "junctions_3",
+    "junctions_4",
+    "degree_mean",
+    "phi",
+    "connectivity_score",
+)
+"""Of all networks of a volume; their length, loops and ends are among the totals."""
 
 
 def totals_of(
@@ -63,6 +76,8 @@ def measures_of(result: Result) -> Row:
         row |= _summed_up(objects, "object")
     if branches is not None:
         row |= _summed_up(branches, "branch")
+    if "networks" in made:
+        row |= _network(result.networks)
     return row | _image_facts(result, stored, made)
 
 
@@ -77,6 +92,12 @@ def _summed_up(table: pd.DataFrame, what: str) -> Row:
         for how, rule in (("mean", np.mean), ("median", np.median)):
             found[_name(what, str(column), how)] = float(rule(values)) if len(values) else None
     return found
+
+
+def _network(networks: pd.DataFrame) -> Row:
+    """All networks of the volume as one, for a volume that holds one cell."""
+    found = volume_network({str(name): column.to_numpy() for name, column in networks.items()})
+    return {f"network_{name}": found[name] if isfinite(found[name]) else None for name in OF_NETWORKS}
 
 
 def _is_measure(name: str, values: pd.Series[Any]) -> bool:

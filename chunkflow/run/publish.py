@@ -42,6 +42,7 @@ TABLES = {  # and the merges they come from
     "objects": "objects",
     "contacts": "contacts",
     "networks": "networks",
+    "graph_metrics": "graph-metrics",
     "regions": "regions",
     "seams": "apply-seams",
     "nodes": "graph",
@@ -197,7 +198,7 @@ def _write_tables(plan: Plan, places: Places) -> None:
 
 
 def _write_tables_in(folder: Path, names: set[str], plan: Plan, places: Places, graph: Place) -> None:
-    for table in ("objects", "contacts", "networks", "seams"):
+    for table in ("objects", "contacts", "networks", "graph_metrics", "seams"):
         if TABLES[table] in names:
             tables.write_table(folder, table, read_record(merged_path(places.records(TABLES[table]))))
     regions = read_record(merged_path(places.records("regions"))) if "regions" in names else {}

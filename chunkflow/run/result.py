@@ -137,6 +137,11 @@ class Result:
         return read_table(self.path / "tables", "networks")
 
     @cached_property
+    def graph_metrics(self) -> pd.DataFrame:
+        """One row per object that has a skeleton, where `measure` was asked for it."""
+        return read_table(self.path / "tables", "graph_metrics")
+
+    @cached_property
     def regions(self) -> pd.DataFrame:
         """One row per parent region, where `measure` was given regions."""
         return read_table(self.path / "tables", "regions")

@@ -93,7 +93,7 @@ class AssemblePart:
     translation_um: tuple[float, float, float]
     unit_um: float
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     produces: ClassVar[tuple[str, ...]] = ()
     on_device: ClassVar[bool] = False
 

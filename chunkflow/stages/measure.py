@@ -3,6 +3,7 @@
     measure    sums of positions and intensities, surface crossings, contacts, largest distances   -> objects
                                                                                                    -> contacts
     networks   nodes and branches of the graph, counted per object
+    graph-metrics  the shapes of networks (`stages.network_tables`), where they are asked for
     channel-*  ranges of other channels of the input, which `measure` then sums too (`stages.intensities`)
     region-*   which cell, or part of a tissue, objects, nodes and branches lie in (`stages.regions`)
 
@@ -20,11 +21,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkflow.analysis import network
 from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple
 from chunkflow.kernels import branches, colocalization, distance, measure, surface
-from chunkflow.stages import regions
+from chunkflow.stages import oriented, regions
 from chunkflow.stages.base import (
     BlockStep,
     ChannelImage,
@@ -51,6 +51,7 @@ from chunkflow.stages.intensities import (
     sums_of,
 )
 from chunkflow.stages.merging import folded
+from chunkflow.stages.network_tables import MergeNetworks, metrics_drafts
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.skeleton import Euler
 
@@ -119,6 +120,7 @@ class MergeObjects:
     measured : what the intensities are of, for people
     channels : that were summed too; resampling : of them
     regions : the merge that says which region each object lies in, "" without one
+    extents : the pass that says how far each object reaches along its axes, "" without one
     """
 
     sums: str
@@ -134,8 +136,9 @@ class MergeObjects:
     channels: tuple[ChannelImage, ...]
     resampling: Resampling | None
     regions: str
+    extents: str
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
         totals = folded(records[self.sums], sums_of, measure.merge_sums)
@@ -148,6 +151,8 @@ class MergeObjects:
         for number, channel in enumerate(self.channels):
             columns |= self._channel(number, channel, totals, records[self.sums], values)
         columns |= self._shape(totals, columns["volume_um3"], records[self.sums])
+        if self.extents:
+            columns |= oriented.extent_columns(columns, records[self.extents], self.voxel_um)
         columns |= self._form(columns, records)
         columns |= self._topology(columns["object_id"], records[self.euler], values)
         if self.regions:
@@ -238,27 +243,6 @@ class MergeContacts:
         return 65536 * blocks
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergeNetworks:
-    """One row per object that the skeleton graph has nodes of."""
-
-    version: ClassVar[int] = 3
-
-    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        parts = [
-            network.network_columns(
-                {name: part[f"nodes.{name}"] for name in ("object_id", "degree")},
-                {name: part[f"branches.{name}"] for name in ("object_id", "node_a", "node_b", "length_um")},
-            )
-            for part in iterate(records[PARTS])  # nodes count from 0 in each
-        ]
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return Merged(columns | {"length_share": network.length_shares(columns["length_um"])})
-
-    def working_bytes(self, blocks: int) -> int:
-        return 65536 * blocks
-
-
 def _crossings_of(record: Record) -> surface.Crossings:
     return surface.Crossings(record["surface_label"], record["crossings"])
 
@@ -297,12 +281,17 @@ class Measure:
         and one for each channel; 0 as Manders has it, thresholds where there is an offset
     regions : parent regions on the input's grid: an OME-Zarr label image, a TIFF stack of labels, or the RoiSet.zip of
         ImageJ's ROI Manager
+    oriented_extents : sides of the boxes around objects that lie along their axes; reads the labels once more
+    graph_metrics : the shape of each object's network beside random graphs, in a table of its own: 0.03 s for an
+        object at the least, 0.3 s for one of 200 nodes, a minute for one of 20,000
     """
 
     intensity: Literal["raw", "image", "none"] = "raw"
     channels: tuple[str | int, ...] = ()
     background: float | tuple[float, ...] = 0.0
     regions: str | None = None
+    oriented_extents: bool = False
+    graph_metrics: bool = False
 
     key: ClassVar[str] = "measure"
 
@@ -318,6 +307,10 @@ class Measure:
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         if flow.labels is None:
             raise ConfigError("measure: there are no labels to measure", "Put label in front of it")
+        if self.graph_metrics and not flow.graph:
+            raise ConfigError(
+                "measure: graph_metrics needs skeletons, and there are none", "Put skeleton in front of it"
+            )
         sums = self._sums(flow)
         steps: tuple[BlockStep, ...] = (sums, Surfaces())
         steps += (self._channels(flow, sums),) if flow.channels else ()
@@ -340,22 +333,30 @@ class Measure:
             channels=flow.channels,
             resampling=flow.resampling,
             regions=regions.MERGED if flow.regions else "",
+            extents=oriented.EXTENTS if self.oriented_extents else "",
         )
         contacts = MergeContacts(sums="measure", voxel_um=flow.scale.voxel_um)
         graph = (flow.graph, PARTS) if flow.graph else ()
         parents = regions.region_drafts(flow, flow.regions) if flow.regions else ()
-        known = (regions.MERGED,) if flow.regions else ()
+        known: tuple[str, ...] = (regions.MERGED,) if flow.regions else ()
+        boxes: tuple[Draft, ...] = ()
+        if self.oriented_extents:
+            boxes = oriented.extent_drafts(flow.grid, "measure", flow.scale.voxel_um)
+            known += (oriented.EXTENTS,)
         merged = tuple(dict.fromkeys(("measure", euler, "regions-merge", *graph, *known, *needs)))
         drafts: tuple[Draft, ...] = (
             *(draft for channel in flow.channels for draft in range_drafts(channel, flow)),
             Draft(name="measure", grid=flow.grid, steps=steps, needs=needs),
+            *boxes,
             *parents,
             Draft(name="objects", grid=flow.grid, merge=merge, needs=merged),
             Draft(name="contacts", grid=flow.grid, merge=contacts, needs=("measure",)),
         )
         if flow.graph:
             drafts += (Draft(name="networks", grid=flow.grid, merge=MergeNetworks(), needs=(PARTS,)),)
-        return drafts, replace(flow, euler=euler)
+        if self.graph_metrics:
+            drafts += metrics_drafts(len(flow.grid))
+        return drafts, replace(flow, euler=euler, warnings=(*flow.warnings, *_warnings(flow)))
 
     def _sums(self, flow: Flow) -> Sums:
         if max(flow.finer) > 1 and (self.intensity == "raw" or flow.channels or flow.regions):
@@ -375,3 +376,13 @@ class Measure:
         given = self.background
         backgrounds = tuple(map(float, given if isinstance(given, tuple) else (given,) * (1 + len(flow.channels))))
         return Channels(measured=sums, channels=flow.channels, resampling=flow.resampling, backgrounds=backgrounds)
+
+
+def _warnings(flow: Flow) -> tuple[str, ...]:
+    """That a plane has volumes only because it is given a thickness."""
+    if flow.shape[0] > 1:
+        return ()
+    return (
+        f"the image is a single plane, which counts as {flow.scale.voxel_um[0]:g} um thick: volumes are areas times "
+        "that, and objects have no surface. Where it matters, give the thickness with --voxel-um Z Y X",
+    )

@@ -369,11 +369,11 @@ class Skeleton:
 
 def _warnings(flow: Flow) -> tuple[str, ...]:
     """Thinning takes whole voxels off, so an object loses at its ends along the long side of voxels what it is wide."""
-    voxel = flow.scale.voxel_um
-    ratio = max(voxel) / min(voxel)
+    sides = {axis: um for axis, um, n in zip("zyx", flow.scale.voxel_um, flow.shape, strict=True) if n > 1}
+    ratio = max(sides.values(), default=1.0) / min(sides.values(), default=1.0)
     if ratio < LONG_VOXELS:
         return ()
-    axis = "zyx"[voxel.index(max(voxel))]
+    axis = max(sides, key=lambda axis: sides[axis])
     return (
         f"voxels are {ratio:.3g} times as long along {axis} as they are wide: skeletons along it come out too short. "
         "Put resample: {voxel_um: isotropic} in front of skeleton",

@@ -35,10 +35,10 @@ _ABOUT = ("table", "column", "name for programs", "unit", "meaning")
 
 def header(column: str) -> str:
     """The name of a column as people read it: its unit in parentheses, where it has one."""
-    if column.startswith("bbox_"):
-        return f"{column} ({UNITS['vox']})"
     name, _, last = column.rpartition("_")
-    return f"{name} ({UNITS[last]})" if name and last in UNITS else column
+    if name and last in UNITS:
+        return f"{name} ({UNITS[last]})"
+    return f"{column} ({UNITS['vox']})" if column.startswith("bbox_") else column
 
 
 def table_names(folder: Place) -> list[str]:

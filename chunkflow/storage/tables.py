@@ -146,7 +146,7 @@ def _existing(folder: str | Place, name: str) -> Place:
 
 def _field(header: str, values: pa.Array) -> pa.Field:
     unit = UNITS.get(header.rsplit("_", 1)[-1])
-    if header.startswith("bbox_"):
+    if header.startswith("bbox_") and unit is None:
         unit = "voxel"
     return pa.field(header, values.type, metadata=None if unit is None else {"unit": unit})
 

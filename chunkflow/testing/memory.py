@@ -27,7 +27,7 @@ from chunkflow.stages.graph import PARTS, GraphTables, graph_part
 from chunkflow.stages.label import label_dtype
 from chunkflow.storage.volume import Volume
 
-TABLES = ("objects", "contacts", "networks")
+TABLES = ("objects", "contacts", "networks", "graph-metrics")
 """Merges whose values are tables of a result; nodes, branches and their curves come in parts."""
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from chunkflow.analysis import network
 from chunkflow.analysis.network import GraphMetrics, graph_metrics, network_columns, object_metrics, volume_network
+from chunkflow.analysis.simple_graph import adjacency, distances, simple_links
 
 
 def metrics_of(graph: nx.Graph, seed: int = 0) -> GraphMetrics:
@@ -32,6 +33,7 @@ def test_metrics_equal_those_of_networkx(name: str) -> None:
     assert (found.nodes, found.links) == (graph.number_of_nodes(), graph.number_of_edges())
     assert found.link_density == pytest.approx(nx.density(graph), rel=1e-14)
     assert found.transitivity == pytest.approx(nx.transitivity(graph), rel=1e-14)
+    assert found.clustering == pytest.approx(nx.average_clustering(graph), rel=1e-14)
     assert found.assortativity == pytest.approx(nx.degree_assortativity_coefficient(graph), rel=1e-9)
     assert found.efficiency == pytest.approx(nx.global_efficiency(graph), rel=1e-12)
     assert found.components == nx.number_connected_components(graph)
@@ -91,8 +93,8 @@ def test_pivots_come_within_their_standard_errors(monkeypatch: pytest.MonkeyPatc
     off_length, off_efficiency = [], []
     for seed in range(30):
         ends = np.array(list(graph.edges()))
-        matrix = network._adjacency(network._simple(ends[:, 0], ends[:, 1])[0], 400)
-        found = network._distances(matrix, np.random.default_rng(seed), 60)
+        matrix = adjacency(simple_links(ends[:, 0], ends[:, 1])[0], 400)
+        found = distances(matrix, np.random.default_rng(seed), 60)
         off_length.append((found.path_length - exact.path_length) / found.path_length_se)
         off_efficiency.append((found.efficiency - exact.efficiency) / found.efficiency_se)
         assert found.diameter <= exact.diameter

@@ -14,7 +14,7 @@ from chunkflow.analysis import network_communities
 from chunkflow.analysis.network import GraphMetrics, graph_metrics
 from chunkflow.analysis.network_communities import communities, modularity
 
-OF_LOUVAIN = ("modularity", "communities", "louvain")
+OF_LOUVAIN = ("modularity", "communities", "louvain", "rewired_modularity", "rewired_modularity_sd")
 PATHS = ("igraph", "networkx")
 
 

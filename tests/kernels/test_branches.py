@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from skimage.draw import circle_perimeter
 
-from chunkflow.kernels.branches import branch_columns, node_columns, polylines
+from chunkflow.kernels.branches import branch_columns, node_columns, polylines, tubes
 from chunkflow.kernels.graph import SkeletonGraph, assemble
 from chunkflow.kernels.pruning import prune
 
@@ -49,6 +49,7 @@ def test_a_straight_line_has_its_length_whatever_its_direction_and_the_spacing(
     assert branch["tortuosity"] == pytest.approx([1.0], rel=1e-12)
     assert branch["radius_mean_um"] == pytest.approx([0.2])
     assert branch["radius_sd_um"] == pytest.approx([0.0], abs=1e-12)
+    assert branch["length_to_tips_um"] == pytest.approx([length + 2 * 0.2], rel=1e-12)
     assert branch["kind"].tolist() == ["end-end"]
 
 
@@ -59,6 +60,7 @@ def test_a_circle_has_its_circumference_within_two_per_cent_after_smoothing_and_
     circumference = 2 * np.pi * 40
     assert branch["length_um"] == pytest.approx([circumference], rel=0.02)
     assert branch["length_voxels_um"][0] > 1.04 * circumference
+    assert branch["length_to_tips_um"] == branch["length_um"]
     assert branch["kind"].tolist() == ["cycle"]
     assert np.isnan(branch["tortuosity"]).all()
 
@@ -111,6 +113,52 @@ def test_radius_columns_are_the_statistics_of_the_chain() -> None:
         assert branch[f"radius_{name}_um"] == pytest.approx([value])
 
 
+def straight(count: int, radius: NDArray[np.float64], step: float) -> tuple[NDArray[np.float64], ...]:
+    """One branch along a slanted line, `count` points `step` apart."""
+    direction = np.array([2.0, -1.0, 2.0]) / 3
+    points = np.arange(count)[:, None] * step * direction
+    return points, radius, np.array([0, count])
+
+
+def test_a_cylinder_has_the_surface_and_the_volume_of_a_cylinder() -> None:
+    found = tubes(*straight(41, np.full(41, 0.7), 0.25))
+    np.testing.assert_allclose(found, [[2 * np.pi * 0.7 * 10, np.pi * 0.49 * 10]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_a_cone_has_the_surface_and_the_volume_of_a_cone_from_any_number_of_points(count: int) -> None:
+    height, base = 6.0, 2.5
+    found = tubes(*straight(count, np.linspace(base, 0, count), height / (count - 1)))
+    slant = np.hypot(height, base)
+    np.testing.assert_allclose(found, [[np.pi * base * slant, np.pi * base**2 * height / 3]], rtol=1e-12)
+
+
+def test_each_branch_has_its_own_truncated_cones() -> None:
+    one, other = straight(3, np.array([3.0, 1.0, 2.0]), 1.0), straight(2, np.array([1.0, 4.0]), 4.0)
+    found = tubes(np.concatenate((one[0], other[0])), np.concatenate((one[1], other[1])), np.array([0, 3, 5]))
+    volumes = [np.pi / 3 * (9 + 3 + 1 + 1 + 2 + 4), np.pi / 3 * 4 * (1 + 4 + 16)]
+    surfaces = [np.pi * (4 * np.sqrt(5) + 3 * np.sqrt(2)), np.pi * 5 * 5]
+    np.testing.assert_allclose(found, np.stack((surfaces, volumes), axis=1), rtol=1e-12)
+
+
+def test_tubes_run_along_the_smoothed_curve_with_the_radius_of_the_distance_map() -> None:
+    rng = np.random.default_rng(11)
+    mask = rng.random((9, 13, 11)) < 0.1
+    graph = pruned(mask, rng.integers(1, 50, mask.shape))
+    spacing = (0.5, 0.3, 0.2)
+    curves = polylines(graph, spacing_um=spacing, unit_um=0.1, smooth=True)
+    columns = branch_columns(graph, spacing_um=spacing, unit_um=0.1)
+    assert len(graph.node_a) > 20
+    for e in range(len(graph.node_a)):
+        of_branch = slice(curves.offsets[e], curves.offsets[e + 1])
+        r, points = curves.radius_um[of_branch], curves.points_um[of_branch]
+        h = np.linalg.norm(np.diff(points, axis=0), axis=1)
+        surface = np.sum(np.pi * (r[1:] + r[:-1]) * np.hypot(h, np.diff(r)))
+        assert columns["tube_surface_um2"][e] == pytest.approx(surface, rel=1e-12)
+        volume = np.sum(np.pi * h * (r[1:] ** 2 + r[1:] * r[:-1] + r[:-1] ** 2) / 3)
+        assert columns["tube_volume_um3"][e] == pytest.approx(volume, rel=1e-12)
+
+
 def test_kinds_tell_ends_junctions_cycles_and_isolated_nodes() -> None:
     mask = np.zeros((1, 24, 24), np.bool_)
     mask[0, 20, 20] = True  # isolated
@@ -149,6 +197,7 @@ def test_columns_are_those_of_the_tables_and_ids_count_from_0() -> None:
         "node_a",
         "node_b",
         "length_um",
+        "length_to_tips_um",
         "length_voxels_um",
         "chord_um",
         "tortuosity",
@@ -156,6 +205,8 @@ def test_columns_are_those_of_the_tables_and_ids_count_from_0() -> None:
         "radius_min_um",
         "radius_max_um",
         "radius_sd_um",
+        "tube_surface_um2",
+        "tube_volume_um3",
         "kind",
     ]
     assert {len(column) for column in branches.values()} == {len(graph.node_a)}

@@ -130,6 +130,11 @@ def test_columns_agree_with_numpy_on_the_whole_volume() -> None:
         for axis, name in enumerate("zyx"):
             assert columns[f"bbox_{name}_min"][k] == voxels[:, axis].min()
             assert columns[f"bbox_{name}_max"][k] == voxels[:, axis].max() + 1
+            faces = (voxels[:, axis] * VOXEL_UM[axis] + (1.0, -2.0, 0.5)[axis])[:, None] + [[-0.5, 0.5]] * np.array(
+                VOXEL_UM[axis]
+            )
+            assert columns[f"bbox_{name}_min_um"][k] == pytest.approx(faces.min(), abs=1e-12)
+            assert columns[f"bbox_{name}_max_um"][k] == pytest.approx(faces.max(), abs=1e-12)
             expected = voxels[:, axis].mean() * VOXEL_UM[axis] + (1.0, -2.0, 0.5)[axis]
             np.testing.assert_allclose(columns[f"centroid_{name}_um"][k], expected, rtol=1e-14)
         np.testing.assert_allclose(columns["intensity_mean"][k], values.mean(), rtol=1e-13)
@@ -236,8 +241,9 @@ def test_axes_are_those_of_the_covariance_of_boxes() -> None:
         values, vectors = np.linalg.eigh(np.cov(at.T, bias=True) + np.diag(np.square(VOXEL_UM)) / 12)
         found = [columns[f"axis_{name}_um"][k] for name in ("minor", "middle", "major")]
         np.testing.assert_allclose(found, 2 * np.sqrt(5 * values), rtol=1e-10)
-        direction = [columns[f"axis_major_{name}"][k] for name in "zyx"]
-        assert abs(abs(np.dot(direction, vectors[:, 2])) - 1) < 1e-9 and max(direction, key=abs) > 0
+        for number, axis in enumerate(("minor", "middle", "major")):
+            direction = [columns[f"axis_{axis}_{name}"][k] for name in "zyx"]
+            assert abs(abs(np.dot(direction, vectors[:, number])) - 1) < 1e-9 and max(direction, key=abs) > 0
         assert columns["elongation"][k] == pytest.approx(found[2] / found[1])
         assert columns["flatness"][k] == pytest.approx(found[1] / found[0])
 
@@ -253,7 +259,56 @@ def test_axes_of_boxes_and_ellipsoids_have_their_closed_forms() -> None:
     columns = axis_columns(object_sums(ellipsoid, (5, 6, 7), None), (1.0, 1.0, 1.0))
     found = [columns[f"axis_{name}_um"][0] for name in ("major", "middle", "minor")]
     np.testing.assert_allclose(found, [56, 36, 18], rtol=0.02)
-    assert columns["axis_major_z"][0] > 0.999
+    assert columns["axis_major_z"][0] > 0.999 and columns["axis_middle_y"][0] > 0.999
+    assert columns["axis_minor_x"][0] > 0.999
+
+
+def directions(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """(3, 3) major, middle and minor axis of the first object, each z, y, x."""
+    return np.array([[columns[f"axis_{axis}_{n}"][0] for n in "zyx"] for axis in ("major", "middle", "minor")])
+
+
+def test_axes_of_a_turned_ellipsoid_are_those_it_was_turned_to_and_have_its_extents_along_them() -> None:
+    turn = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+    half, voxel_um = np.array([11.0, 6.5, 4.0]), (0.5, 0.4, 0.6)
+    at = np.moveaxis(np.indices((56, 70, 50)), 0, -1) * voxel_um - (14.1, 13.8, 15.2)
+    labels = (((at @ turn.T / half) ** 2).sum(axis=-1) < 1).astype(np.uint8)
+    columns = axis_columns(object_sums(labels, (0, 0, 0), None), voxel_um)
+    found = directions(columns)
+    np.testing.assert_allclose(np.abs((found * turn).sum(axis=1)), 1, atol=2e-3)
+    np.testing.assert_allclose(found @ found.T, np.eye(3), atol=1e-12)
+    extents = np.ptp(np.argwhere(labels) * voxel_um @ found.T, axis=0)
+    lengths = [columns[f"axis_{name}_um"][0] for name in ("major", "middle", "minor")]
+    np.testing.assert_allclose(lengths, 2 * half, rtol=0.01)
+    np.testing.assert_allclose(lengths, extents, atol=0.6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "voxel_um", "known"),
+    [
+        ((3, 3, 3), (1.0, 1.0, 1.0), ()),  # a cube
+        ((1, 1, 1), (0.2, 0.2, 0.2), ()),
+        ((1, 1, 1), (0.3, 0.1, 0.1), ("major",)),
+        ((9, 3, 3), (0.3, 0.1, 0.1), ("major",)),  # a square rod
+        ((1, 6, 2), (0.3, 0.1, 0.3), ("minor",)),  # 0.3 0.6 0.6 um
+        ((2, 3, 4), (0.3, 0.1, 0.7), ("major", "middle", "minor")),
+    ],
+)
+def test_axes_of_equal_length_have_no_direction(
+    shape: tuple[int, int, int], voxel_um: tuple[float, float, float], known: tuple[str, ...]
+) -> None:
+    columns = axis_columns(object_sums(np.ones(shape, np.uint8), (5, 7, 9), None), voxel_um)
+    for axis, vector in zip(("major", "middle", "minor"), directions(columns), strict=True):
+        assert np.isfinite(vector).all() == (axis in known) and np.isnan(vector).all() == (axis not in known)
+    assert all(np.isfinite(columns[f"axis_{axis}_um"]).all() for axis in ("major", "middle", "minor"))
+
+
+def test_of_equally_large_components_the_first_is_positive() -> None:
+    for step in (1, -1):
+        labels = np.zeros((20, 20, 3), np.uint8)
+        labels[np.arange(20), np.arange(20)[::step], 1] = 1
+        found = directions(axis_columns(object_sums(labels, (0, 0, 0), None), (1.0, 1.0, 1.0)))
+        np.testing.assert_allclose(found[0], [np.sqrt(0.5), step * np.sqrt(0.5), 0], atol=1e-9)
 
 
 def test_axes_lie_along_a_slanted_rod_far_from_the_origin() -> None:

@@ -213,6 +213,8 @@ CHANGED = dict(
         field("measure.channels", (0,)),
         field("measure.background", 3.0, channels=(0,)),
         field("measure.regions", lambda f: str(f / "cells.ome.zarr")),
+        field("measure.oriented_extents", True),
+        field("measure.graph_metrics", True),
         field("input.kind", "mask"),
         field("input.voxel_um", (0.2, 0.1, 0.11)),
         field("input.nodata", 7.0),

@@ -156,3 +156,61 @@ def test_objects_that_a_skeleton_tells_little_of_are_named(name: str, form: str)
 def test_without_a_skeleton_no_form_is_told() -> None:
     left = run_in_memory([Label(), Measure()], phantom("tube"), kind="mask", block=(32, 44, 44))
     assert left.tables["objects"]["form"].tolist() == [""]
+
+
+@pytest.mark.parametrize("taper", [0.0, 0.08])
+def test_a_branch_has_the_surface_and_volume_of_its_tube_as_far_as_it_reaches(taper: float) -> None:
+    centre, radius = np.array([25.3, 24.8, 25.1]), 6.0
+    along = np.array([1.0, 2.0, -2.0]) / 3
+    away = np.moveaxis(np.indices((52, 50, 51)), 0, -1) - centre
+    t = away @ along
+    tube = (np.linalg.norm(away - t[..., None] * along, axis=-1) < radius + taper * t) & (abs(t) < 21)
+    stages = [Label(), Skeleton()]
+    whole, cut = (
+        run_in_memory(stages, tube.astype(np.uint8), kind="mask", block=block, voxel_um=(0.5, 0.5, 0.5)).tables
+        for block in ((52, 50, 51), (19, 16, 23))
+    )
+    branches, points = whole["branches"], whole["curves"]["points_um"]
+    assert len(branches["branch_id"]) == 1
+    first, last = (points[k] / 0.5 @ along - centre @ along for k in (0, -1))
+    height = abs(last - first) * 0.5
+    r, s = ((radius + taper * end) * 0.5 for end in (first, last))
+    surface = np.pi * (r + s) * np.hypot(height, r - s)
+    volume = np.pi * height * (r * r + r * s + s * s) / 3
+    assert 0.93 < branches["tube_surface_um2"][0] / surface < 1
+    assert 0.88 < branches["tube_volume_um3"][0] / volume < 0.97
+    for name in ("tube_surface_um2", "tube_volume_um3"):
+        assert branches[name].tobytes() == cut["branches"][name].tobytes()
+
+
+def test_blocks_leave_the_oriented_boxes_of_the_whole_volume(tmp_path: Path) -> None:
+    check_stage(
+        [Label(), Measure(oriented_extents=True)],
+        folder=tmp_path,
+        kind="labels",
+        cases=1,
+        grids=2,
+        largest=(18, 30, 30),
+    )
+
+
+def test_oriented_boxes_hold_the_objects_and_their_ellipsoids_are_not_much_longer() -> None:
+    volume = random_volume("labels", (19, 31, 27), np.random.default_rng(5))
+    stages = [Label(), Measure(oriented_extents=True)]
+    left = run_in_memory(stages, volume, kind="labels", block=(9, 14, 17), voxel_um=VOXEL_UM)
+    objects = left.tables["objects"]
+    assert len(objects["object_id"]) > 5
+    for k, label in enumerate(objects["object_id"].tolist()):
+        at = np.argwhere(volume == label) * VOXEL_UM
+        for name in ("major", "middle", "minor"):
+            along = np.array([objects[f"axis_{name}_{axis}"][k] for axis in "zyx"])
+            side = objects[f"extent_{name}_um"][k]
+            if np.isnan(along).any():
+                assert np.isnan(side)
+                continue
+            assert side == pytest.approx(np.ptp(at @ along) + np.abs(along) @ VOXEL_UM, rel=1e-9)
+            assert objects[f"axis_{name}_um"][k] <= 2 * np.sqrt(5 / 4) * side  # all of it at both ends
+    assert (
+        "extent_major_um"
+        not in run_in_memory([Label(), Measure()], volume, kind="labels", block=(19, 31, 27)).tables["objects"]
+    )

@@ -43,6 +43,12 @@ def test_long_voxels_are_told_since_skeletons_along_them_are_too_short(
     assert not any("too short" in text for text in cubes)
 
 
+def test_a_plane_has_no_long_side_across_it(tmp_path: Path) -> None:
+    suites.write_volume(tmp_path / "in.ome.zarr", np.arange(400, dtype=np.uint8).reshape(1, 20, 20), (5.0, 0.1, 0.1))
+    told = cf.Pipeline(STAGES).plan(tmp_path / "in.ome.zarr", tmp_path / "out").warnings
+    assert not any("too short" in text for text in told)
+
+
 # Memory of the tree
 
 NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.uint8))

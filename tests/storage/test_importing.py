@@ -99,15 +99,19 @@ class TestHdf5:
     def test_a_dataset_is_named_in_the_path(self, tmp_path: Path, given: str) -> None:
         file = self.written(tmp_path / "a.h5", voxels(*SHAPE), "first")
         self.written(file, voxels(*SHAPE) + 1, "second")
-        with pytest.raises(InputError, match=r"holds 2 images: first, second. Name one: .*a.h5:/first"):
+        with pytest.raises(InputError, match=r"2 images: first, second. Name one: chunkflow import .*a.h5:/first DEST"):
             open_source(file)
         import_image(given.format(file=file), tmp_path / "a.ome.zarr", voxel_um=(1, 0.5, 0.5))
         np.testing.assert_array_equal(open_volume(tmp_path / "a.ome.zarr")[...], voxels(*SHAPE) + 1)
 
     def test_what_cannot_be_is_refused_with_a_remedy(self, tmp_path: Path) -> None:
         file = self.written(tmp_path / "a.h5", voxels(*SHAPE))
-        with pytest.raises(InputError, match=r"no attribute element_size_um.*Add --voxel-um Z Y X"):
+        told = r"no attribute element_size_um.*Add --voxel-um Z Y X, .* write the attribute element_size_um"
+        with pytest.raises(InputError, match=told):
             import_image(file, tmp_path / "b.zarr")
+        sizes = [np.nan, 0.1, 0.1]
+        with pytest.raises(InputError, match=r"c.h5:/raw: element_size_um is \[nan, 0.1, 0.1\], not a positive size"):
+            import_image(self.written(tmp_path / "c.h5", voxels(*SHAPE), element_size_um=sizes), tmp_path / "b.zarr")
         with pytest.raises(InputError, match=r"has no image 'raws'. It holds raw"):
             open_source(file, dataset="raws")
         with pytest.raises(InputError, match="does not name its axes"):
@@ -184,11 +188,30 @@ class TestN5:
         source.fill(out, c=1)
         np.testing.assert_array_equal(out, data[:, 1])
 
+    @pytest.mark.parametrize(
+        ("resolution", "told"),
+        [
+            ({"unit": "furlong", "dimensions": [1, 2, 3]}, r"in 'furlong' \(pixelResolution\), which is no unit of"),
+            ({"unit": "um", "dimensions": [0.1, -0.1, -0.3]}, "-0.3, -0.1, 0.1 um .* which cannot be meant"),
+            ({"unit": "um", "dimensions": [0.1, 0.1, float("nan")]}, "is not valid JSON .NaN is no number"),
+        ],
+    )
+    def test_sizes_that_cannot_be_are_told_as_they_stand(
+        self, tmp_path: Path, resolution: dict[str, Any], told: str
+    ) -> None:
+        self.written(tmp_path / "a.n5", voxels(*SHAPE), pixelResolution=resolution)
+        with pytest.raises(InputError, match=told):
+            import_image(tmp_path / "a.n5", tmp_path / "b.zarr")
+
     def test_several_datasets_are_listed_and_one_is_named(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
             self.written(tmp_path / "c.n5" / name, voxels(*SHAPE))
-        with pytest.raises(InputError, match=r"2 N5 datasets: a, b. Name one: .*c.n5:/a"):
+        with pytest.raises(InputError, match=r"2 N5 datasets: a, b. Name one: chunkflow import .*c.n5:/a DESTINATION"):
             open_source(tmp_path / "c.n5")
+        with pytest.raises(
+            InputError, match=r"no voxel size in a unit.*differ, write pixelResolution to its attributes"
+        ):
+            import_image(f"{tmp_path / 'c.n5'}:/b", tmp_path / "b.zarr")
         source, _ = open_source(f"{tmp_path / 'c.n5'}:/b")
         assert source.voxel_um is None and source.shape == SHAPE
         with pytest.raises(InputError, match="lies outside"):
@@ -275,7 +298,10 @@ class TestBioio:
         assert volume.scale.voxel_um == (0.3, 0.1, 0.1)
 
     def test_scenes_are_listed_and_one_that_is_not_there_is_refused(self, file: Path) -> None:
-        with pytest.raises(InputError, match=r"holds 2 scenes: first, second. Choose one with --dataset"):
+        with pytest.raises(
+            InputError,
+            match=r"holds 2 scenes: first, second. Choose one: chunkflow import SOURCE DESTINATION --dataset NAME",
+        ):
             open_source(file)
         with pytest.raises(InputError, match=r"has no one scene '7'. It holds first, second"):
             open_source(file, dataset="7")

@@ -43,6 +43,7 @@ def folder(tmp_path: Path) -> Path:
         ("centroid_z_um", "centroid_z (um)"),
         ("z_um", "z (um)"),
         ("bbox_x_max", "bbox_x_max (voxel)"),
+        ("bbox_x_max_um", "bbox_x_max (um)"),
         ("sphericity", "sphericity"),
         ("axis_major_z", "axis_major_z"),
         ("um", "um"),

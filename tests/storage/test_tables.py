@@ -85,9 +85,9 @@ def test_a_table_that_is_not_there_says_so(tmp_path: Path) -> None:
 
 def test_units_are_in_the_metadata_of_columns(tmp_path: Path) -> None:
     names = {"length_um": "um", "area_um2": "um^2", "volume_um3": "um^3", "volume_vox": "voxel", "kind": None}
-    write_table(tmp_path, "t", {name: np.arange(2) for name in [*names, "bbox_z_min", "um"]})
+    write_table(tmp_path, "t", {name: np.arange(2) for name in [*names, "bbox_z_min", "bbox_z_min_um", "um"]})
     schema = pyarrow.parquet.read_schema(tmp_path / "t.parquet")
-    for name, unit in {**names, "bbox_z_min": "voxel"}.items():
+    for name, unit in {**names, "bbox_z_min": "voxel", "bbox_z_min_um": "um"}.items():
         assert schema.field(name).metadata == (None if unit is None else {b"unit": unit.encode()}), name
 
 

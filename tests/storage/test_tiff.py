@@ -148,7 +148,10 @@ def test_an_imagej_hyperstack_keeps_its_axes_apart(tmp_path: Path) -> None:
 def test_axes_given_win_over_the_file(tmp_path: Path) -> None:
     data = voxels((7, 3, 30, 41))
     tifffile.imwrite(tmp_path / "a.tif", data, photometric="minisblack")
-    with pytest.raises(InputError, match=r"shape 7x3x30x41, and QQYX does not name its axes. Name each with --axes"):
+    with pytest.raises(
+        InputError,
+        match=r"shape 7x3x30x41, and QQYX does not name its axes. Name each: chunkflow import .* --axes CZYX,",
+    ):
         read_tiff(tmp_path / "a.tif")
     image = read_tiff(tmp_path / "a.tif", axes="ZCYX")
     assert image.axes == "czyx"
@@ -175,7 +178,15 @@ def test_the_slow_axis_may_be_x(tmp_path: Path) -> None:
         ),
         (
             {"imagej": True, "resolution": (10, 10), "metadata": {"axes": "ZYX", "spacing": 0.3, "unit": "pixel"}},
-            "no voxel size",
+            r"in 'pixel' \(ImageJ spacing and resolution\), which is no unit of length",
+        ),
+        (
+            {"imagej": True, "resolution": (10, 10), "metadata": {"axes": "ZYX", "spacing": 0.3, "unit": "furlong"}},
+            "voxel size in 'furlong'",
+        ),
+        (
+            {"imagej": True, "resolution": (9, 9), "metadata": {"axes": "ZYX", "unit": "um", "spacing": float("nan")}},
+            r"a voxel size of \(nan, .* not three positive numbers.",
         ),
         (
             {"imagej": True, "resolution": (10, 10), "metadata": {"axes": "ZYX", "unit": "um"}},
@@ -183,7 +194,7 @@ def test_the_slow_axis_may_be_x(tmp_path: Path) -> None:
         ),
         (
             {"imagej": True, "resolution": (9, 9), "metadata": {"axes": "ZYX", "unit": "um", "spacing": -1.0}},
-            "is not positive",
+            "not three positive numbers",
         ),
         ({"ome": True, "metadata": {"axes": "ZYX"}}, "states no voxel size"),
         (
@@ -192,6 +203,17 @@ def test_the_slow_axis_may_be_x(tmp_path: Path) -> None:
                 "metadata": {"axes": "ZYX", **dict.fromkeys(("PhysicalSizeX", "PhysicalSizeY", "PhysicalSizeZ"), 1.0)},
             },
             "1.0 every",
+        ),
+        (
+            {
+                "ome": True,
+                "metadata": {
+                    "axes": "ZYX",
+                    **dict.fromkeys(("PhysicalSizeX", "PhysicalSizeY", "PhysicalSizeZ"), 0.1),
+                    "PhysicalSizeZUnit": "furlong",
+                },
+            },
+            "in 'furlong' .OME-XML PhysicalSize",
         ),
         (
             {"ome": True, "metadata": {"axes": "ZYX", "PhysicalSizeX": 0.1, "PhysicalSizeY": 0.2}},
@@ -203,7 +225,7 @@ def test_a_file_that_does_not_know_its_voxel_size_stops_with_the_flag(
     tmp_path: Path, options: dict[str, Any], reason: str
 ) -> None:
     tifffile.imwrite(tmp_path / "a.tif", voxels(STACK), **options)
-    with pytest.raises(InputError, match=rf"a.tif: .*{reason}.* Add --voxel-um Z Y X, in micrometers"):
+    with pytest.raises(InputError, match=rf"a.tif: .*{reason}.* Add --voxel-um Z Y X, .* differ, set it in Fiji"):
         import_image(tmp_path / "a.tif", tmp_path / "out.zarr")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.tif"]
     import_image(tmp_path / "a.tif", tmp_path / "out.zarr", voxel_um=(1, 1, 1))
@@ -258,7 +280,9 @@ def test_a_file_of_several_images_lists_them(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         writer.write(voxels(STACK))
         writer.write(voxels((9, 9)))
-    with pytest.raises(InputError, match=r"holds 2 images: 0 \(7x30x41\), 1 \(9x9\). Choose one .*--image"):
+    with pytest.raises(
+        InputError, match=r"holds 2 images: 0 \(7x30x41\), 1 \(9x9\). Choose one: chunkflow import .* --image"
+    ):
         read_tiff(tmp_path / "a.tif")
     assert read_tiff(tmp_path / "a.tif", image="1").shape == (1, 9, 9)
     assert ome_image_names(tmp_path / "a.tif") == [""]  # a thumbnail of somebody's, as likely as an image
@@ -373,7 +397,7 @@ def test_a_bare_zarr_array_is_imported(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "bare", data=data)
     with pytest.raises(InputError, match=r"states no voxel size. Add --voxel-um"):
         import_image(tmp_path / "bare", tmp_path / "out.zarr", axes="ZCYX")
-    with pytest.raises(InputError, match=r"has 4 axes and none are named"):
+    with pytest.raises(InputError, match=r"has 4 axes and none are named. Name each: chunkflow import .* --axes CZYX"):
         import_image(tmp_path / "bare", tmp_path / "out.zarr", voxel_um=(1, 1, 1))
     import_image(tmp_path / "bare", tmp_path / "out.zarr", axes="ZCYX", voxel_um=(0.3, 0.1, 0.1), channels=["a", "b"])
     np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr", channel="b")[...], data[:, 1])
@@ -466,5 +490,5 @@ def test_a_real_volume_comes_in_voxel_for_voxel(tmp_path: Path) -> None:
 
 def test_axes_that_planes_do_not_have_are_named_with_an_example(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", voxels(STACK), photometric="minisblack")
-    with pytest.raises(InputError, match=r"stores planes that XYZ does not fit.*for example --axes ZYX"):
+    with pytest.raises(InputError, match=r"stores planes that XYZ does not fit.* --axes ZYX, .*slowest first"):
         read_tiff(tmp_path / "a.tif", axes="XYZ")
