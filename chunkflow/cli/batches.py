@@ -33,7 +33,7 @@ InputsArgument = Annotated[
 SamplesOption = Annotated[str | None, typer.Option("--samples", metavar="CSV", help="Of a batch: its conditions.")]
 ConditionsOption = Annotated[
     str | None,
-    typer.Option("--conditions", metavar="PATTERN", help="Of a batch, from paths: '{condition}/{replicate}/*.tif'."),
+    typer.Option("--conditions", metavar="PATTERN", help="Of a batch: '{condition}/*.tif'."),
 ]
 ReportsOption = Annotated[bool, typer.Option("--reports", help="Of a batch: a report of each.")]
 
@@ -79,7 +79,9 @@ def is_several(described: Pipeline, sources: Sequence[str]) -> bool:
 def imported(described: Pipeline, source: str, output: str | None) -> Iterator[tuple[str, list[str]]]:
     """A source as an OME-Zarr image, with what that changes of the pipeline; a file is imported while the run lasts."""
     from chunkflow.run.batch_import import readable
+    from chunkflow.run.batch_inputs import check_there
 
+    check_there(source)
     out = output or described.output.path
     if out is None or not Path(source).is_file():
         yield source, []
@@ -158,9 +160,13 @@ def run_many(
 
 
 def _print_batch(console: Console, done: BatchResult) -> None:
+    from chunkflow.run.batch_summary import common_warnings
+
     table = done.summary
     for row in done.failed.head(NAMED_FAILURES).to_dict("records"):
         console.print(f"failed: {row['file']}: {row['error']}", **PLAIN)
+    for text in common_warnings(table):
+        console.print(f"warning: {text}", **PLAIN)
     odd = int((table["outlier"] != "").sum())
     words = [counted(len(table), "image"), f"{len(done.failed)} failed"]
     words += [f"{len(done.reused)} done before"] if done.reused else []

@@ -50,9 +50,13 @@ def micrometer_triple(values: Sequence[float], what: str = "voxel size") -> Micr
     return numbers[0], numbers[1], numbers[2]
 
 
-def doubt_of(voxel_um: Sequence[float]) -> str:
-    """A sentence about a voxel size, z, y, x, that is more likely a wrong unit than true; empty for others."""
-    low, high = min(voxel_um), max(voxel_um)
+def doubt_of(voxel_um: Sequence[float], shape: Sequence[int]) -> str:
+    """A sentence about a voxel size, z, y, x, that is more likely a wrong unit than true; empty for others.
+
+    An axis one voxel long is not looked at: a plane is as thick as it is said to be.
+    """
+    sides = [um for um, length in zip(voxel_um, shape, strict=True) if length > 1] or voxel_um
+    low, high = min(sides), max(sides)
     size = " x ".join(f"{v:g}" for v in voxel_um)
     remedy = "if a unit is wrong, give the size with --voxel-um Z Y X"
     if low < PLAUSIBLE_UM[0] or high > PLAUSIBLE_UM[1]:

@@ -31,6 +31,7 @@ from chunkflow.report.html import counted, date, number, short
 from chunkflow.report.pictures import gray, image_uri
 from chunkflow.run.batch import BatchResult
 from chunkflow.run.batch_state import BatchState
+from chunkflow.run.batch_summary import common_warnings
 from chunkflow.storage.files import write_atomic
 
 FILE = "index.html"
@@ -127,7 +128,9 @@ def _numbers(table: pd.DataFrame) -> str:
 
 def _words(batch: BatchResult, count: int, window: tuple[float, float]) -> str:
     table = batch.summary
-    text = "".join(f"<div class='warning'>{escape(warning)}</div>" for warning in batch.warnings)
+    text = "".join(
+        f"<div class='warning'>{escape(warning)}</div>" for warning in [*batch.warnings, *common_warnings(table)]
+    )
     if batch.threshold is not None:
         text += f"<p>All images share the threshold {short(batch.threshold, 5)}.</p>"
     left = len(table) - count

@@ -24,8 +24,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from chunkflow.analysis.samples import Sample, without_ending
-from chunkflow.errors import ChunkflowError, InputNotFoundError, UsageError
-from chunkflow.storage import bioio_source, hdf5, tiff_stack
+from chunkflow.errors import ChunkflowError, InputError, InputNotFoundError, UsageError
+from chunkflow.storage import bioio_source, hdf5, n5, tiff_stack
 from chunkflow.storage.hierarchy import images_below, zarr_kind
 from chunkflow.storage.importing import open_source
 from chunkflow.storage.omezarr import image_facts
@@ -37,6 +37,8 @@ SUFFIXES = (*tiff_stack.SUFFIXES, *hdf5.SUFFIXES, *bioio_source.READERS)
 """Files that a folder is searched for; any other can be named."""
 RESERVED = ("run", "comparison", "summary", "index")
 """First parts of names that a batch uses itself."""
+NAMED_ABSENT = 20
+"""Inputs that are not there and are named."""
 LONGEST_NAME_BYTES = 160
 """Of a part of a name; file systems take 255, of which endings and names of unfinished files take some 60."""
 
@@ -96,6 +98,7 @@ def check_single(source: str | Path, what: str) -> None:
     ------
     InputNotFoundError, UsageError : it is nothing, or no single image.
     """
+    check_there(source)
     if not is_batch([source]) or zarr_kind(local_path(source)) is not None:
         return
     first = found_items([source], output=Path(source) / "run")[0]
@@ -119,7 +122,7 @@ def found_items(sources: Sequence[str | Path], *, output: Path, every_time: bool
 
     Raises
     ------
-    InputNotFoundError : a path or a pattern is nothing.
+    InputNotFoundError : paths or patterns are nothing; all of them are named.
     UsageError : there is no image, or two results could not lie beside each other.
     """
     base, paths = _listed(sources, output.resolve())
@@ -150,13 +153,29 @@ def natural(name: str) -> list[tuple[int, str]]:
 def _listed(sources: Sequence[str | Path], output: Path) -> tuple[Path, list[Path]]:
     """The folder that names are relative to, and every path once."""
     bases, paths = [], []
+    absent: list[InputNotFoundError] = []
     for source in sources:
-        base, found = _of_pattern(str(source)) if is_pattern(str(source)) else _of_path(local_path(source))
+        try:
+            base, found = _of_pattern(str(source)) if is_pattern(str(source)) else _of_path(local_path(source))
+        except InputNotFoundError as error:
+            absent.append(error)
+            continue
         bases.append(base)
         paths += found
+    if absent:
+        raise _all_absent(absent, len(sources))
     resolved = dict.fromkeys(path for path in (Path(os.path.abspath(path)) for path in paths))
     base = Path(os.path.commonpath([os.path.abspath(base) for base in bases])) if bases else Path()
     return base, [path for path in resolved if output not in (path.resolve(), *path.resolve().parents)]
+
+
+def _all_absent(absent: Sequence[InputNotFoundError], count: int) -> InputNotFoundError:
+    """All that is not there as one error: a list with gaps is a mistake, told before a night's work."""
+    if len(absent) == 1:
+        return absent[0]
+    told = "; ".join(error.what for error in absent[:NAMED_ABSENT])
+    rest = f"; and {len(absent) - NAMED_ABSENT} more" if len(absent) > NAMED_ABSENT else ""
+    return InputNotFoundError(f"{len(absent)} of {count} inputs are not there: {told}{rest}", "Check the paths")
 
 
 def _of_pattern(pattern: str) -> tuple[Path, list[Path]]:
@@ -170,11 +189,38 @@ def _of_pattern(pattern: str) -> tuple[Path, list[Path]]:
     return Path(*parts[:fixed]), images
 
 
+def check_there(source: str | Path) -> None:
+    """Refuse a path where nothing is.
+
+    Raises
+    ------
+    InputNotFoundError : there is no file or folder.
+    InputError : it means an image inside a file, which only an import reads.
+    """
+    if not is_url(source) and not local_path(source).exists():
+        raise _absent(local_path(source))
+
+
+def _absent(path: Path) -> InputError:
+    file, inner = hdf5.split_dataset(str(path))
+    if inner is not None and Path(file).exists():
+        return InputError(
+            f"{path} is an image inside a file, which only an import reads",
+            f"Import it: chunkflow import {path} IMAGE.ome.zarr",
+        )
+    return InputNotFoundError(f"{path} does not exist", "Check the path")
+
+
 def _of_path(path: Path) -> tuple[Path, list[Path]]:
     if not path.exists():
-        raise InputNotFoundError(f"{path} does not exist", "Check the path")
+        raise _absent(path)
     if path.is_file():
         return path.parent, [path]
+    if n5.is_n5(path):
+        raise InputError(
+            f"{path} is an N5 container, which only an import reads",
+            f"Import an image of it: chunkflow import {path} IMAGE.ome.zarr",
+        )
     if zarr_kind(path) is None:
         return path, _searched(path)
     return (path.parent if images_below(path) == [""] else path), [path]

@@ -34,6 +34,8 @@ OUTLYING = {
 }
 """Columns that are looked at for outliers, on a logarithmic scale, and their names."""
 OUTLIER_Z = 3.5
+NAMED_WARNINGS = 3
+"""Texts of warnings that are told of a batch; all are in its table."""
 LEAST_GROUP = 5
 """Files of a condition from which on outliers are looked for within it; below that among all files."""
 
@@ -93,6 +95,15 @@ def outliers(table: pd.DataFrame) -> list[str]:
                 if abs(z) > OUTLIER_Z and place in here:
                     said[place].append(f"{words} {values[place]:.4g} (median {centre:.4g})")
     return ["; ".join(words) for words in said]
+
+
+def common_warnings(table: pd.DataFrame) -> list[str]:
+    """What most images were warned of, and how many: `of 12 of 40 images: ...`."""
+    if "warnings" not in table:
+        return []
+    texts = table["warnings"].dropna()
+    counts = texts[texts != ""].value_counts().head(NAMED_WARNINGS)
+    return [f"of {count} of {len(table)} images: {text}" for text, count in counts.items()]
 
 
 def write_summary(output: Path, table: pd.DataFrame) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 from chunkflow.errors import InputError, InputNotFoundError, UsageError
 from chunkflow.geometry.scale import MicrometerTriple
-from chunkflow.storage.image_source import ArraySource, ChannelStyle, Index, native
+from chunkflow.storage.image_source import ArraySource, ChannelStyle, Index, is_size, native
 
 READERS = {
     ".czi": "bioio-czi",
@@ -87,7 +87,10 @@ def _choose_scene(image: Any, path: Path, scene: str | None) -> None:
     listed = ", ".join(scenes[:_SHOWN]) + (", ..." if len(scenes) > _SHOWN else "")
     if scene is None:
         if len(scenes) > 1:
-            raise InputError(f"{path} holds {len(scenes)} scenes: {listed}", "Choose one with --dataset NAME or NUMBER")
+            raise InputError(
+                f"{path} holds {len(scenes)} scenes: {listed}",
+                "Choose one: chunkflow import SOURCE DESTINATION --dataset NAME",
+            )
         return
     if scenes.count(scene) == 1:
         image.set_scene(scenes.index(scene))
@@ -103,7 +106,7 @@ def _voxel_size(image: Any, planes: int) -> tuple[MicrometerTriple | None, str]:
     if not y or not x or (not z and planes > 1):
         return None, f"the file gives z {z}, y {y}, x {x} um, so its voxel size is not known"
     voxel = (float(z or 1.0), float(y), float(x))
-    if min(voxel) <= 0 or voxel == (1.0, 1.0, 1.0):
+    if not is_size(voxel) or voxel == (1.0, 1.0, 1.0):
         return None, f"the file gives a voxel size of {voxel} um, which cannot be meant"
     return (
         voxel,

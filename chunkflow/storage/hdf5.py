@@ -18,7 +18,7 @@ import numpy as np
 
 from chunkflow.errors import InputError, InputNotFoundError, UsageError
 from chunkflow.geometry.scale import MicrometerTriple
-from chunkflow.storage.image_source import ArraySource, Index, letters_of, native
+from chunkflow.storage.image_source import ArraySource, Index, is_size, letters_of, native
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 _SHOWN = 12
@@ -62,6 +62,7 @@ def hdf5_source(path: Path, *, dataset: str | None = None, axes: str | None = No
         read=read,
         voxel_um=voxel_um,
         voxel_source=voxel_source,
+        own_voxel_um="write the attribute element_size_um (z, y, x) to its dataset",
     )
 
 
@@ -103,7 +104,9 @@ def _chosen(file: Any, path: Path, dataset: str | None, library: Any) -> str:
     if len(found) != 1:
         raise InputError(
             f"{path} holds {len(found)} images" + (f": {listed}" if found else ""),
-            f"Name one: {path}:/{found[0]}" if found else "Export an array of two axes or more",
+            f"Name one: chunkflow import {path}:/{found[0]} DESTINATION"
+            if found
+            else "Export an array of two axes or more",
         )
     return found[0]
 
@@ -126,7 +129,7 @@ def _voxel_size(found: Any, letters: str) -> tuple[MicrometerTriple | None, str]
         return None, "the dataset has no attribute element_size_um, so its voxel size is not known"
     sizes = [float(size) for size in np.ravel(stated)]
     planar = "z" not in letters
-    if len(sizes) not in (3, 2 if planar else 3) or min(sizes) <= 0:
+    if len(sizes) not in (3, 2 if planar else 3) or not is_size(sizes):
         return None, f"element_size_um is {sizes}, not a positive size for each of z, y, x"
     z, y, x = sizes if len(sizes) == 3 else (1.0, *sizes)
     if (z, y, x) == (1.0, 1.0, 1.0):

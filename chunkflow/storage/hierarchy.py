@@ -100,7 +100,7 @@ def image_node(node: Node) -> Node:
     images = _series(node) if "bioformats2raw.layout" in ome else _child_images(node)
     if len(images) == 1 and "bioformats2raw.layout" in ome:
         return image_node(existing_node(folder_inside(node, images[0])))
-    raise _several(node, f"{len(images)} images" if images else "no image", images)
+    raise _several(node, f"{len(images)} images", images) if images else _none(node)
 
 
 def images_below(path: Place) -> list[str]:
@@ -121,7 +121,7 @@ def images_below(path: Place) -> list[str]:
         return _paths(ome["well"], "images")
     images = _series(node) if "bioformats2raw.layout" in ome else _child_images(node)
     if not images:
-        raise _several(node, "no image", images)
+        raise _none(node)
     return images
 
 
@@ -136,6 +136,17 @@ def _not_an_image(node: Node) -> InputError:
     if parent is not None and "multiscales" in parent.ome:
         return InputError(f"{node.path} is one level of an image", f"Give the folder of the image: {parent.path}")
     return InputError(f"{node.path} is a zarr array without OME metadata: its voxel size is not known", _IMPORT)
+
+
+def _none(node: Node) -> InputError:
+    arrays = [folder.name for folder in node.path.iterdir() if (child := _node(folder)) and child.is_array]
+    if not arrays:
+        return InputError(f"{node.path} holds no image", "Give the folder of an image")
+    listed = ", ".join(sorted(arrays)[:8]) + (", ..." if len(arrays) > 8 else "")
+    return InputError(
+        f"{node.path} holds no image, only arrays without a voxel size: {listed}",
+        f"Import one: chunkflow import SOURCE DESTINATION --dataset {min(arrays)} --voxel-um Z Y X",
+    )
 
 
 def _several(node: Node, what: str, images: Sequence[str]) -> InputError:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chunkflow.errors import InputError
-from chunkflow.geometry.scale import MicrometerTriple
+from chunkflow.geometry.scale import MicrometerTriple, um_per
 from chunkflow.storage.optics import Optics
 
 Index: TypeAlias = tuple[int | slice, ...]
+
+IMPORT_ALONE = "import each by itself"
+"""How an image gets a voxel size of its own where its format has no place for one that people can write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,11 @@ class ImageSource(Protocol):
         ...
 
     @property
+    def own_voxel_um(self) -> str:
+        """How people give a file a voxel size of its own: an order, for messages."""
+        ...
+
+    @property
     def translation_um(self) -> MicrometerTriple:
         """Centre of voxel 0, z, y, x."""
         ...
@@ -93,6 +102,7 @@ class ArraySource:
     """The voxels at integers and slices, one for each of `letters`; integers drop their axis."""
     voxel_um: MicrometerTriple | None
     voxel_source: str
+    own_voxel_um: str = IMPORT_ALONE
     translation_um: MicrometerTriple = (0.0, 0.0, 0.0)
     named: tuple[ChannelStyle, ...] = ()
 
@@ -140,6 +150,28 @@ def native(dtype: Any, name: str) -> np.dtype[Any]:
     return np.dtype(np.uint8) if found.kind == "b" else found.newbyteorder("=")
 
 
+def is_size(sizes: Sequence[float]) -> bool:
+    """Whether all are lengths: finite and above 0."""
+    return all(isfinite(size) and size > 0 for size in sizes)
+
+
+def unknown_unit(stated: Iterable[Any]) -> str:
+    """The first of these words that is no unit of length; empty where all are, or there is none."""
+    words = (str(word).strip() for word in stated if word)
+    return next((word for word in words if um_per(word) is None), "")
+
+
+def no_length(unit: str, place: str) -> str:
+    """Why there is no voxel size, where one is stated in that unit."""
+    return f"the file gives its voxel size in {unit!r} ({place}), which is no unit of length that is known"
+
+
+def axes_remedy(count: int) -> str:
+    """How so many axes are named; only an import takes names."""
+    example = {2: "YX", 3: "ZYX", 4: "CZYX"}.get(count, "TCZYX")
+    return f"Name each: chunkflow import SOURCE DESTINATION --axes {example}, one letter of T, C, Z, Y, X per axis"
+
+
 def letters_of(given: str | None, found: Sequence[str] | None, lengths: Sequence[int], name: str) -> str:
     """One letter for each axis: those the user gave, else those the file names, else z, y, x for two or three axes.
 
@@ -157,6 +189,6 @@ def letters_of(given: str | None, found: Sequence[str] | None, lengths: Sequence
         said = f"and {letters.upper()} does not name its axes" if given or found else "and does not name its axes"
         raise InputError(
             f"{name} has the shape {shape}, {said}",
-            "Name each with --axes, one letter of T, C, Z, Y, X per axis, for example --axes ZYX",
+            axes_remedy(len(lengths)),
         )
     return letters

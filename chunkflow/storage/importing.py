@@ -43,10 +43,6 @@ from chunkflow.storage.tiff import planes_of, stack_source
 from chunkflow.storage.tiff_image import read_tiff
 from chunkflow.storage.volume import create_array, local_path
 
-_VOXEL_REMEDY = (
-    "Add --voxel-um Z Y X, in micrometers; of several files it counts for all, so where they differ set it in Fiji "
-    "(Image > Properties)"
-)
 _LARGEST_SLAB = 1 << 29
 
 
@@ -206,7 +202,11 @@ def _scale(source: ImageSource, voxel_um: Sequence[float] | None) -> tuple[Scale
     if voxel_um is not None:
         return Scale(micrometer_triple(voxel_um), source.translation_um), "as given"
     if source.voxel_um is None:
-        raise InputError(f"{source.name}: {source.voxel_source}", _VOXEL_REMEDY)
+        raise InputError(
+            f"{source.name}: {source.voxel_source}",
+            "Add --voxel-um Z Y X, in micrometers; of several files it counts for all, so where they differ, "
+            + source.own_voxel_um,
+        )
     return Scale(source.voxel_um, source.translation_um), source.voxel_source
 
 

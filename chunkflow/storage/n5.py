@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 
 from chunkflow.errors import InputError, UsageError
 from chunkflow.geometry.scale import MicrometerTriple, um_per
-from chunkflow.storage.image_source import ArraySource, Index, letters_of, native
+from chunkflow.storage.image_source import ArraySource, Index, is_size, letters_of, native, no_length, unknown_unit
 
 _METADATA = "attributes.json"
 _SHOWN = 12
@@ -71,6 +70,7 @@ def n5_source(folder: Path, *, dataset: str | None = None, axes: str | None = No
         read=read,
         voxel_um=voxel_um,
         voxel_source=source,
+        own_voxel_um=f"write pixelResolution to its {_METADATA}",
         translation_um=origin,
     )
 
@@ -91,12 +91,17 @@ def _opened(where: Path) -> Any:
 
 def _attributes(folder: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads((folder / _METADATA).read_bytes())
+        found = json.loads((folder / _METADATA).read_bytes(), parse_constant=_refuse_constant)
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise InputError(f"{folder / _METADATA} is not valid JSON ({error})", "Restore the file") from error
     return found if isinstance(found, dict) else {}
+
+
+def _refuse_constant(name: str) -> None:
+    """NaN and Infinity, which Python would take and tensorstore does not."""
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _is_dataset(attributes: Mapping[str, Any]) -> bool:
@@ -118,7 +123,9 @@ def _chosen(folder: Path, dataset: str | None) -> Path:
     listed = ", ".join(found[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
     raise InputError(
         f"{where} holds {len(found)} N5 datasets" + (f": {listed}" if found else ""),
-        f"Name one: {folder}:/{found[0]}" if found else "Give the N5 container, or a dataset in it",
+        f"Name one: chunkflow import {folder}:/{found[0]} DESTINATION"
+        if found
+        else "Give the N5 container, or a dataset in it",
     )
 
 
@@ -150,17 +157,19 @@ def _calibration(root: Path, where: Path, letters: str) -> tuple[MicrometerTripl
     for folder in folders:
         stated = _attributes(folder).get("pixelResolution")
         if isinstance(stated, dict):
-            sizes = _sizes(spatial, stated.get("dimensions"), [stated.get("unit")] * len(spatial), factors)
-            return _settled(sizes, "pixelResolution")
+            units = [stated.get("unit")] * len(spatial)
+            sizes = _sizes(spatial, stated.get("dimensions"), units, factors)
+            return _settled(sizes, "pixelResolution", spatial, units)
     transform = attributes.get("transform")
     if isinstance(transform, dict):
         named = [str(axis).lower() for axis in transform.get("axes", ())]
         units = list(transform.get("units", ()))
         sizes = _sizes(named, transform.get("scale"), units, ())
         origin = _sizes(named, transform.get("translate"), units, ())
-        return _settled(sizes, "transform", origin)
-    sizes = _sizes(spatial, attributes.get("resolution"), list(attributes.get("units", ())), ())
-    return _settled(sizes, "resolution and units")
+        return _settled(sizes, "transform", spatial, units, origin)
+    units = list(attributes.get("units", ()))
+    sizes = _sizes(spatial, attributes.get("resolution"), units, ())
+    return _settled(sizes, "resolution and units", spatial, units)
 
 
 def _sizes(axes: Sequence[str], values: Any, units: Sequence[Any], factors: Sequence[float]) -> dict[str, float]:
@@ -176,12 +185,18 @@ def _sizes(axes: Sequence[str], values: Any, units: Sequence[Any], factors: Sequ
 
 
 def _settled(
-    sizes: Mapping[str, float], place: str, origin: Mapping[str, float] | None = None
+    sizes: Mapping[str, float],
+    place: str,
+    spatial: Sequence[str],
+    units: Sequence[Any],
+    origin: Mapping[str, float] | None = None,
 ) -> tuple[MicrometerTriple | None, MicrometerTriple, str]:
-    if not {"y", "x"} <= set(sizes):
-        return None, _ZERO, "the dataset states no voxel size in a unit of length"
+    if not set(spatial) <= set(sizes):
+        unit = unknown_unit(units)
+        said = no_length(unit, place) if unit else "the dataset states no voxel size in a unit of length"
+        return None, _ZERO, said
     z, y, x = (sizes.get(letter, 1.0) for letter in "zyx")
-    if prod((z, y, x)) <= 0 or (z, y, x) == (1.0, 1.0, 1.0):
+    if not is_size((z, y, x)) or (z, y, x) == (1.0, 1.0, 1.0):
         return None, _ZERO, f"the dataset gives a voxel size of {z:g}, {y:g}, {x:g} um ({place}), which cannot be meant"
     first = origin or {}
     return (z, y, x), (first.get("z", 0.0), first.get("y", 0.0), first.get("x", 0.0)), place

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from chunkflow.errors import InputError, InputNotFoundError
 from chunkflow.geometry.scale import MicrometerTriple
-from chunkflow.storage.image_source import ImageSource
+from chunkflow.storage.image_source import IMPORT_ALONE, ImageSource
 from chunkflow.storage.tiff_image import TiffImage, read_tiff
 
 __all__ = ["TiffImage", "planes_of", "read_tiff", "stack_source"]
@@ -65,6 +65,7 @@ class _Stack:
         self.shape = (*first.shape[:-3], len(paths), *first.shape[-2:])
         self.voxel_um: MicrometerTriple | None = None
         self.voxel_source = "single planes state no z spacing"
+        self.own_voxel_um = IMPORT_ALONE
         self.translation_um: MicrometerTriple = (0.0, 0.0, 0.0)
 
     def fill(self, out: NDArray[Any], *, z: int = 0, c: int = 0, t: int = 0) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from chunkflow.errors import InputError, InputNotFoundError
 from chunkflow.geometry.box import Box
 from chunkflow.geometry.scale import MicrometerTriple
-from chunkflow.storage.image_source import ChannelStyle, native
+from chunkflow.storage.image_source import ChannelStyle, axes_remedy, native
 from chunkflow.storage.optics import Optics, ome_optics
 from chunkflow.storage.tiff_channels import channel_styles
 from chunkflow.storage.tiff_scale import found_scale, found_translation, ome_name
@@ -55,6 +55,11 @@ class TiffImage:
     _ome: tuple[str, int]
     """OME-XML of the file, empty where it has none, and the number of this image in it."""
     _planes: _Planes
+
+    @property
+    def own_voxel_um(self) -> str:
+        """How people give a TIFF its voxel size."""
+        return "set it in Fiji (Image > Properties)"
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -213,7 +218,7 @@ def _one_series(path: Path, file: tifffile.TiffFile, wanted: str | None) -> tupl
     what = f"{path} holds {len(images)} images: {shown}"
     if wanted is not None:
         raise InputError(f"{what}; there is no one image {wanted!r}", "Name one by its number or its own name")
-    raise InputError(what, "Choose one with chunkflow import --image NUMBER|NAME")
+    raise InputError(what, "Choose one: chunkflow import SOURCE DESTINATION --image NUMBER|NAME")
 
 
 def _dims(path: Path, series: tifffile.TiffPageSeries, axes: str | None) -> Dims:
@@ -244,7 +249,7 @@ def _given(path: Path, lengths: tuple[int, ...], axes: str) -> list[str]:
 def _wrong_axes(path: Path, shape: tuple[int, ...], axes: str) -> InputError:
     return InputError(
         f"{path} has an image of shape {'x'.join(map(str, shape))}, and {axes.upper()} does not name its axes",
-        "Name each with --axes, one letter of T, C, Z, Y, X per axis, for example --axes ZYX",
+        axes_remedy(len(shape)),
     )
 
 
@@ -291,7 +296,7 @@ class _Planes:
         letters = "".join(self._letters).upper()
         raise InputError(
             f"{self._path} stores planes that {letters} does not fit, whose last axes are those of a plane",
-            "Name the axes slowest first, for example --axes ZYX; else export the file again as ImageJ TIFF",
+            f"{axes_remedy(len(self._shape))}, slowest first; else export the file again as ImageJ TIFF",
         )
 
     def _map(self, file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> NDArray[Any] | None:

@@ -11,13 +11,15 @@ x; nothing is guessed, because a wrong voxel size is wrong in every number that 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import tifffile
 
 from chunkflow.geometry.scale import MicrometerTriple, um_per
+from chunkflow.storage.image_source import is_size, no_length, unknown_unit
 
 _UNIT_OF_TAG = {2: "inch", 3: "cm"}
 _PRINTER_DPI = 1200
@@ -37,13 +39,17 @@ class FoundScale:
 def found_scale(file: tifffile.TiffFile, series: int, planes: int) -> FoundScale:
     """Voxel size of one image of a TIFF with that many planes along z."""
     if file.is_ome:
-        return _settled(_ome_sizes(ome_pixels(file, series)), "OME-XML PhysicalSize", planes)
+        pixels = ome_pixels(file, series)
+        units = [str(pixels.get(f"PhysicalSize{letter}Unit") or "") for letter in "ZYX"]
+        return _settled(_ome_sizes(pixels), "OME-XML PhysicalSize", planes, units)
     if file.imagej_metadata:
-        return _settled(_described_sizes(file, file.imagej_metadata), "ImageJ spacing and resolution", planes)
+        units = _described_units(file.imagej_metadata)
+        return _settled(_described_sizes(file, file.imagej_metadata), "ImageJ spacing and resolution", planes, units)
     described = (file.shaped_metadata or ({},))[0]
+    units = _described_units(described)
     if um_per(str(described.get("unit", ""))) is not None:
-        return _settled(_described_sizes(file, described), "tifffile spacing and resolution", planes)
-    return _settled(_resolution_sizes(file, None), "TIFF resolution tags", planes)
+        return _settled(_described_sizes(file, described), "tifffile spacing and resolution", planes, units)
+    return _settled(_resolution_sizes(file, None), "TIFF resolution tags", planes, units)
 
 
 def found_translation(file: tifffile.TiffFile, series: int, voxel_um: MicrometerTriple | None) -> MicrometerTriple:
@@ -59,13 +65,18 @@ def found_translation(file: tifffile.TiffFile, series: int, voxel_um: Micrometer
         return z, y, x
     described = file.imagej_metadata or {}
     origins = [float(described.get(f"{letter}origin", 0.0)) for letter in "zyx"]
-    z, y, x = (0.0 - origin * voxel for origin, voxel in zip(origins, voxel_um, strict=True))
+    z, y, x = (0.0 - _finite(origin) * voxel for origin, voxel in zip(origins, voxel_um, strict=True))
     return z, y, x
+
+
+def _finite(position: float) -> float:
+    """0 for a position that is none."""
+    return position if isfinite(position) else 0.0
 
 
 def _position(plane: Mapping[str, Any], letter: str) -> float:
     um = um_per(str(plane.get(f"Position{letter}Unit", "reference frame")))
-    return 0.0 if um is None else float(plane.get(f"Position{letter}", 0.0)) * um
+    return 0.0 if um is None else _finite(float(plane.get(f"Position{letter}", 0.0))) * um
 
 
 def ome_pixels(file: tifffile.TiffFile, series: int) -> Mapping[str, Any]:
@@ -112,6 +123,10 @@ def _described_sizes(file: tifffile.TiffFile, described: Mapping[str, Any]) -> d
     return sizes
 
 
+def _described_units(described: Mapping[str, Any]) -> list[str]:
+    return [_plain_unit(described.get(name) or "") for name in ("unit", "yunit", "zunit")]
+
+
 def _plain_unit(unit: Any) -> str:
     """ImageJ writes the micro sign as an escape, and some readers turn it into two letters."""
     return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), str(unit)).replace("\u00c2", "")
@@ -138,16 +153,19 @@ def _resolution_sizes(file: tifffile.TiffFile, unit: str | None, y_unit: str = "
     return sizes
 
 
-def _settled(sizes: Mapping[str, float], place: str, planes: int) -> FoundScale:
-    """The size, if it covers every axis and can be meant."""
+def _settled(sizes: Mapping[str, float], place: str, planes: int, units: Sequence[str]) -> FoundScale:
+    """The size, if it covers every axis and can be meant; `units` are the words for them in the file."""
+    unit = unknown_unit(units)
+    if unit and not ({"y", "x"} if planes == 1 else {"z", "y", "x"}) <= set(sizes):
+        return FoundScale(None, no_length(unit, place))
     if not {"y", "x"} <= set(sizes):
         return FoundScale(None, "the file states no voxel size in a unit of length")
     y, x = sizes["y"], sizes["x"]
     if "z" not in sizes and planes > 1:
         return FoundScale(None, f"the file gives {y:g} um for y and {x:g} um for x ({place}) but no z spacing")
     voxel = (sizes.get("z", 1.0), y, x)
-    if min(voxel) <= 0:
-        return FoundScale(None, f"the file gives a voxel size of {voxel} um ({place}), which is not positive")
+    if not is_size(voxel):
+        return FoundScale(None, f"the file gives a voxel size of {voxel} um ({place}), not three positive numbers")
     if voxel == (1.0, 1.0, 1.0):
         return FoundScale(
             None, f"the file gives a voxel size of 1.0 everywhere ({place}), as software does that does not know it"

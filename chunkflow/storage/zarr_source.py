@@ -18,7 +18,7 @@ from chunkflow.errors import InputError
 from chunkflow.geometry.box import Box
 from chunkflow.geometry.scale import MicrometerTriple, Scale
 from chunkflow.storage.hierarchy import existing_node, folder_inside, image_node
-from chunkflow.storage.image_source import ChannelStyle, native
+from chunkflow.storage.image_source import IMPORT_ALONE, ChannelStyle, native
 from chunkflow.storage.omezarr import image_facts, shown_channels
 from chunkflow.storage.optics import Optics
 from chunkflow.storage.stores import place_of
@@ -48,6 +48,7 @@ class ZarrSource:
         self.dtype = native(volume.dtype, self.name)
         self.voxel_um: MicrometerTriple | None = None if voxel_source else volume.scale.voxel_um
         self.voxel_source = voxel_source or "OME-Zarr metadata"
+        self.own_voxel_um = IMPORT_ALONE
         self.translation_um = volume.scale.translation_um
         self.styles = styles if len(styles) == count else (ChannelStyle(),) * count
         self.optics = optics if len(optics) == count else ({},) * count
@@ -92,7 +93,9 @@ def _old(image: Any, multiscale: dict[str, Any], axes: str | None) -> ZarrSource
     try:
         path = str(multiscale["datasets"][0]["path"])
     except (KeyError, IndexError, TypeError) as error:
-        raise InputError(f"{image.path} names no array", "Name it with --dataset") from error
+        raise InputError(
+            f"{image.path} names no array", "Name it: chunkflow import SOURCE DESTINATION --dataset NAME"
+        ) from error
     letters = axes or ("".join(map(str, named)) if isinstance(named, list) else _OLD_AXES)
     volume = open_array(folder_inside(image, path), _UNKNOWN, axes=letters, read_only=True)
     version = multiscale.get("version")

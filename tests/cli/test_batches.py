@@ -128,3 +128,21 @@ def test_two_ways_to_name_an_input_are_refused(folder):
     done = call("run", folder / "p.yaml", folder / "data", "--input", folder / "data", "-o", folder / "x")
     assert done.exit_code == 2
     assert "two inputs" in done.output
+
+
+def test_a_batch_says_of_planes_what_a_single_run_says(folder, tmp_path):
+    plane = np.random.default_rng(1).poisson(10, (24, 24)).astype(np.uint16)
+    plane[4:9, 4:9] += 200
+    (tmp_path / "in").mkdir()
+    first = tmp_path / "in" / "a.tif"
+    for path in (first, tmp_path / "in" / "b.tif"):
+        tifffile.imwrite(path, plane, imagej=True, resolution=(10, 10), metadata={"unit": "um"})
+    said = "the image is a single plane, which counts as 1 um thick: volumes are areas times that"
+    assert said in call("run", folder / "p.yaml", first, "-o", tmp_path / "single").output.replace("\n", " ")
+    done = call("run", folder / "p.yaml", tmp_path / "in", "-o", tmp_path / "out", "--on", "serial")
+    assert f"warning: of 2 of 2 images: {said}" in done.output
+    found = rows(tmp_path / "out" / "summary.csv")
+    assert [said in row["warnings"] for row in found] == [True, True]
+    assert f"of 2 of 2 images: {said}" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    thick = call("plan", folder / "p.yaml", first, "-o", tmp_path / "p", "--voxel-um", 0.5, 0.1, 0.1)
+    assert "counts as 0.5 um thick" in thick.output

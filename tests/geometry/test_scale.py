@@ -8,12 +8,19 @@ from chunkflow.geometry.scale import Scale, doubt_of, um_per
 
 @pytest.mark.parametrize("voxel_um", [(0.2, 0.08, 0.08), (0.004, 0.004, 0.004), (5.0, 2.6, 2.6), (1.0, 0.05, 0.05)])
 def test_voxels_of_microscopes_are_taken_without_a_word(voxel_um: tuple[float, float, float]) -> None:
-    assert doubt_of(voxel_um) == ""
+    assert doubt_of(voxel_um, (7, 30, 41)) == ""
 
 
 @pytest.mark.parametrize("voxel_um", [(200.0, 80.0, 80.0), (2e-4, 8e-5, 8e-5), (200.0, 0.08, 0.08), (0.2, 80.0, 80.0)])
 def test_a_voxel_size_a_thousand_times_off_is_doubted_with_what_to_do(voxel_um: tuple[float, float, float]) -> None:
-    assert "--voxel-um Z Y X" in doubt_of(voxel_um)
+    assert "--voxel-um Z Y X" in doubt_of(voxel_um, (7, 30, 41))
+
+
+def test_the_thickness_of_a_plane_is_not_doubted() -> None:
+    assert doubt_of((1.0, 0.02, 0.02), (1, 30, 41)) == ""
+    assert "50 times as long as wide" in doubt_of((1.0, 0.02, 0.02), (2, 30, 41))
+    assert "unusual for a microscope" in doubt_of((1.0, 200.0, 200.0), (1, 30, 41))
+    assert "unusual" in doubt_of((1e-9, 1.0, 1.0), (1, 1, 1))
 
 
 def test_a_coarse_voxel_is_centred_on_the_voxels_it_covers() -> None:

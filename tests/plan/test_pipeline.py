@@ -115,6 +115,8 @@ MISTAKES: list[tuple[Any, str]] = [
     ({"version": 1, "stages": ["label"], "output": {"shard": [8, 8, -8]}}, "shard"),
     ({"version": 1, "stages": ["label"], "output": {"shard": [8, 8, 8], "format": "0.4"}}, "0.4 has no shards"),
     ({"version": 1, "stages": ["label"], "output": {"format": "0.6"}}, "format"),
+    (_with("threshold", method="otzu"), "threshold: method is 'otzu'. Did you mean 'otsu'"),
+    ({"version": 1, "stages": ["label"], "input": {"kind": "lables"}}, "kind is 'lables'.*Did you mean 'labels'"),
     (_with("label", conectivity=6), "'conectivity' in label.*Did you mean 'connectivity'"),
     (_with("label", connectivity=8), "connectivity"),
     (_with("label", min_voxels="many"), "min_voxels is 'many'"),

@@ -16,6 +16,7 @@ import pytest
 import tifffile
 
 import chunkflow as cf
+from chunkflow.analysis.network import volume_network
 from chunkflow.errors import ConfigError, OutputInUseError, UsageError
 from chunkflow.kernels.threshold import Bins, histogram
 from chunkflow.kernels.threshold_rules import otsu
@@ -150,6 +151,35 @@ def test_a_done_file_that_changed_is_refused_until_told_to_start_over(tmp_path):
     assert "--restart" in again.summary.error[0]
     again = run_batch(pipeline(), [tmp_path / "in"], tmp_path / "out", options=Options(on="serial", restart=True))
     assert again.summary.objects[0] == 7
+
+
+def test_networks_of_a_file_are_summed_up_as_one(tmp_path):
+    image = cubes(0)
+    image[5, 4, 2:28] += 200
+    image[5, 4:28, 15] += 200
+    write_tiff(tmp_path / "in" / "a.tif", image)
+    write_tiff(tmp_path / "in" / "b.tif", image[:, ::-1])
+    stages = [*STAGES[:2], {"skeleton": {}}, *STAGES[2:]]
+    done = run_batch(pipeline(stages=stages), [tmp_path / "in"], tmp_path / "out", options=SERIAL)
+    row = by_file(done.summary).loc["a.tif"]
+    expected = volume_network(cf.open_result(tmp_path / "out" / "a").networks)
+    assert (row.network_nodes, row.network_branches, row.network_junctions_3) == (4, 3, 1)
+    for name in ("components", "degree_mean", "phi", "connectivity_score"):
+        assert row[f"network_{name}"] == pytest.approx(expected[name])
+    assert "network_phi" not in run_batch(pipeline(), [tmp_path / "in"], tmp_path / "bare", options=SERIAL).summary
+
+
+def test_a_file_that_vanishes_while_others_are_run_costs_its_own_row(tmp_path):
+    for name in ("a", "b", "c"):
+        write_tiff(tmp_path / "in" / f"{name}.tif", cubes(4))
+
+    def remove(event):
+        if event["event"] == "file":
+            (tmp_path / "in" / "b.tif").unlink(missing_ok=True)
+
+    done = run_batch(pipeline(), [tmp_path / "in"], tmp_path / "out", options=SERIAL, on_event=remove)
+    assert by_file(done.summary).status.to_dict() == {"a.tif": "done", "b.tif": "failed", "c.tif": "done"}
+    assert "does not exist" in by_file(done.summary).error["b.tif"]
 
 
 def test_every_time_point_is_a_row(tmp_path):

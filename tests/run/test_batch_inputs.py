@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from chunkflow.errors import InputNotFoundError, UsageError
+from chunkflow.errors import InputError, InputNotFoundError, UsageError
 from chunkflow.run.batch_inputs import check_single, found_items, is_batch
 
 
@@ -94,6 +94,28 @@ def test_what_is_not_there_and_a_folder_of_nothing_are_refused(folder):
     (folder / "empty").mkdir()
     with pytest.raises(UsageError, match="holds no image"):
         found_items([folder / "empty"], output=folder / "out")
+
+
+def test_all_that_is_not_there_is_named_before_any_work(folder):
+    here, gone = folder / "a" / "x.tif", [folder / "gone.tif", f"{folder}/b/*.czi", folder / "a" / "t3.tif"]
+    with pytest.raises(InputNotFoundError) as raised:
+        found_items([gone[0], here, *gone[1:]], output=folder / "out")
+    assert raised.value.what.startswith("3 of 4 inputs are not there: ")
+    assert all(str(name) in raised.value.what for name in gone) and str(here) not in raised.value.what
+    many = [folder / f"g{k:02d}.tif" for k in range(40)]
+    with pytest.raises(InputNotFoundError, match=r"40 of 41 .*g19\.tif does not exist; and 20 more"):
+        found_items([here, *many], output=folder / "out")
+    assert not (folder / "out").exists()
+
+
+def test_what_only_an_import_reads_is_told_with_its_command(folder):
+    (folder / "a.h5").write_bytes(b"")
+    (folder / "b.n5").mkdir()
+    for refuse in (lambda path: found_items([path], output=folder / "out"), lambda path: check_single(path, "plan")):
+        with pytest.raises(InputError, match=r"a.h5:/raw is an image inside .* chunkflow import .*a.h5:/raw IMAGE"):
+            refuse(f"{folder}/a.h5:/raw")
+        with pytest.raises(InputError, match=r"b.n5 is an N5 container.* chunkflow import .*b.n5 IMAGE.ome.zarr"):
+            refuse(folder / "b.n5")
 
 
 def group(path, **ome):
