@@ -6,9 +6,11 @@ back: `find_device` says what it found and why, and the caller prints it.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,6 +38,21 @@ NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 LEAST_DRIVER = 580
 """The oldest driver that CUDA 13 works with (CUDA 13.0 release notes, table 3)."""
 INSTALL = "pip install 'chunkflow-engine[gpu]'"
+OUT_OF_DEVICE_MEMORY = {
+    "CUDARuntimeError": ("status", 2),  # cudaErrorMemoryAllocation
+    "CUDADriverError": ("status", 2),  # CUDA_ERROR_OUT_OF_MEMORY
+    "CudaAPIError": ("code", 2),  # numba's name of the same
+    "CuFFTError": ("result", 2),  # CUFFT_ALLOC_FAILED
+    "CUBLASError": ("status", 3),  # CUBLAS_STATUS_ALLOC_FAILED
+    "CUSOLVERError": ("status", 2),  # CUSOLVER_STATUS_ALLOC_FAILED
+    "CuSparseError": ("status", 2),  # CUSPARSE_STATUS_ALLOC_FAILED
+}
+"""Errors of cupy and numba by the attribute that holds the library's number, and the number that says so."""
+DEVICE_FULL = re.compile(
+    r"cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY|CUDA (error: )?out of memory"
+    r"|(CUFFT|CUBLAS_STATUS|CUDNN_STATUS|CUSOLVER_STATUS|CUSPARSE_STATUS)_ALLOC_FAILED"
+)
+"""What they say, and torch in their words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +118,28 @@ def pointwise(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: numpy's, numba's and cupy's errors are MemoryErrors, torch's has its own name."""
-    return isinstance(error, MemoryError) or is_out_of_device_memory(error)
+    """Whether an allocation failed, on the host or on a GPU. Errors go by their names: libraries may be absent."""
+    if isinstance(error, MemoryError) or is_out_of_device_memory(error):  # numpy's and numba's are MemoryErrors
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM  # of a map or a process that could not be made
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # torch's of the host has no name
 
 
 def is_out_of_device_memory(error: BaseException) -> bool:
-    """Whether an allocation on a GPU failed: cupy and torch both call it so, numpy and numba do not."""
-    return type(error).__name__ == "OutOfMemoryError"
+    """Whether an allocation on a GPU failed: by a pool of cupy or torch, by CUDA, or by a library that needs room.
+
+    cupy's pool and torch raise an OutOfMemoryError. What asks CUDA itself, as the workspace of a Fourier transform
+    does, raises an error of its library with a number; torch hands on that error's text.
+    """
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "OutOfMemoryError" in kinds:
+        return True
+    for name in kinds & OUT_OF_DEVICE_MEMORY.keys():
+        fact, number = OUT_OF_DEVICE_MEMORY[name]
+        if getattr(error, fact, None) == number:
+            return True
+    return isinstance(error, RuntimeError) and DEVICE_FULL.search(str(error)) is not None
 
 
 def release_memory() -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from chunkflow import backend
+from chunkflow.backend import is_out_of_device_memory, is_out_of_memory
 from chunkflow.errors import UsageError
 
 
@@ -64,3 +65,57 @@ def test_a_gpu_that_works_is_taken_and_named(monkeypatch: pytest.MonkeyPatch) ->
     assert str(backend.find_device("auto")) == "GPU H100"
     assert backend.find_device("gpu").kind == "gpu"
     assert str(backend.find_device("cpu")).endswith("(asked for)")
+
+
+def named(name: str, base: type[Exception], words: str, **facts: int) -> Exception:
+    """An error of a library that is not there, by its name."""
+    error = type(name, (base,), {})(words)
+    error.__dict__.update(facts)
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        named("OutOfMemoryError", MemoryError, "Out of memory allocating 5 bytes"),  # cupy.cuda.memory
+        named("OutOfMemoryError", RuntimeError, "CUDA out of memory. Tried to allocate 2.00 GiB"),  # torch
+        type("Kind", (type(named("OutOfMemoryError", MemoryError, "")),), {})("of a pool"),
+        named("CuFFTError", RuntimeError, "", result=2),
+        named("CuFFTError", RuntimeError, "CUFFT_ALLOC_FAILED"),
+        named("CUDARuntimeError", RuntimeError, "", status=2),
+        named("CUDARuntimeError", RuntimeError, "cudaErrorMemoryAllocation: out of memory"),
+        named("CUDADriverError", RuntimeError, "CUDA_ERROR_OUT_OF_MEMORY: out of memory", status=2),
+        named("CUBLASError", RuntimeError, "", status=3),
+        named("CUSOLVERError", RuntimeError, "CUSOLVER_STATUS_ALLOC_FAILED", status=2),
+        named("CudaAPIError", Exception, "[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY", code=2),  # numba
+        named("AcceleratorError", RuntimeError, "CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+    ids=lambda error: f"{type(error).__name__} {error}"[:40],
+)
+def test_a_gpu_that_is_full_is_known_by_the_name_whoever_says_it(error: Exception) -> None:
+    assert is_out_of_device_memory(error) and is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        named("CuFFTError", RuntimeError, "CUFFT_INVALID_SIZE", result=8),
+        named("CUDARuntimeError", RuntimeError, "cudaErrorIllegalAddress", status=700),
+        named("CUBLASError", RuntimeError, "CUBLAS_STATUS_NOT_INITIALIZED", status=1),
+        named("HTTPError", OSError, "", status=2, code=2, result=2),
+        ValueError("CUDA out of memory"),  # what somebody says of it
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        OSError(28, "No space left on device"),
+    ],
+    ids=lambda error: f"{type(error).__name__} {error}"[:40],
+)
+def test_other_faults_are_not_taken_for_a_full_memory(error: Exception) -> None:
+    assert not is_out_of_memory(error)
+
+
+def test_memory_of_the_host_is_not_taken_for_that_of_the_gpu() -> None:
+    of_torch = RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: not enough memory")
+    for error in (MemoryError(), of_torch, OSError(12, "Cannot allocate memory")):
+        assert is_out_of_memory(error) and not is_out_of_device_memory(error)

@@ -35,6 +35,10 @@ def add_commands(app: typer.Typer) -> None:
 
 @reported
 def doctor_command(
+    stores: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="URL", help="Places of object stores, where every kind of request is tried."),
+    ] = None,
     out: Annotated[
         str | None, typer.Option("--bundle", metavar="OUT", help="Pack what explains this run; no voxels, no secrets.")
     ] = None,
@@ -45,7 +49,7 @@ def doctor_command(
     trial: Annotated[bool, typer.Option(help="Run a tiny volume on two workers.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Say whether this machine can do the work: versions, GPU, memory, disk, a trial run."""
+    """Say whether this machine can do the work: versions, GPU, memory, disk, object stores, a trial run."""
     from chunkflow.run.doctor import bundle, doctor
 
     console = new_console()
@@ -53,7 +57,7 @@ def doctor_command(
         console.print(f"written {bundle(out, to)}", **PLAIN)
         return
     checks = []
-    for check in doctor(folder=Path(folder), trial=trial):
+    for check in doctor(folder=Path(folder), stores=stores or (), trial=trial):
         checks.append(check)
         if not as_json:
             _show(console, check)
@@ -132,9 +136,9 @@ def _show_results(console: Console, found: Sequence[Status]) -> None:
 
 
 def _show(console: Console, check: Check) -> None:
-    console.print(f"{MARKS[check.verdict]} {check.name:<13} {check.found}", **PLAIN)
+    console.print(f"{MARKS[check.verdict]} {check.name:<16} {check.found}", **PLAIN)
     if check.remedy:
-        console.print(f"{'':<21} {check.remedy}", **PLAIN)
+        console.print(f"{'':<24} {check.remedy}", **PLAIN)
 
 
 def _refuse_problems(checks: Sequence[Check]) -> None:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chunkflow.backend import array_module, to_host
-from chunkflow.errors import BlockError, ConfigError, ModelError, nearest
+from chunkflow.backend import array_module, is_out_of_device_memory, is_out_of_memory, to_host
+from chunkflow.errors import BlockMemoryError, ConfigError, ModelError, nearest
 from chunkflow.models.usage import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def predict(model: Model, patches: Any, how: Application) -> Any:
     Raises
     ------
     ModelError : the network has no such channel, cannot take patches of that shape, gives another shape, or NaN.
-    BlockError : a batch does not fit the memory of the GPU; says which batch would.
+    BlockMemoryError : a batch does not fit the memory of the GPU; says which batch would.
     """
     import torch
 
@@ -159,15 +159,19 @@ def _retried(model: Model, patches: torch.Tensor, how: Application) -> torch.Ten
 
     try:
         return _looked_at(model, patches, how)
-    except torch.OutOfMemoryError:
-        pass  # leave the handler first: the error holds the frames, and those the arrays
+    except RuntimeError as error:
+        if not is_out_of_device_memory(error):
+            raise
+    # Outside of the handler: the error holds the frames, and those the arrays.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     try:
         return _looked_at(model, patches, how)
-    except torch.OutOfMemoryError as error:
-        raise BlockError(
+    except RuntimeError as error:
+        if not is_out_of_device_memory(error):
+            raise
+        raise BlockMemoryError(
             f"a batch of {how.batch} patches {tuple(patches.shape[2:])} does not fit the GPU",
             _fitting(model, (patches.shape[2], patches.shape[3], patches.shape[4]), how),
         ) from error
@@ -228,9 +232,9 @@ def _forward(model: Model, patches: torch.Tensor, how: Application) -> torch.Ten
     try:
         with reduced:
             output = inner_output(model, patches, how.margin)
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         cause = " ".join(str(error).split()[:30]) or type(error).__name__
         raise ModelError(
             f"the network cannot be applied to patches {shape}: {cause}", "Use the patch and batch it was made for"

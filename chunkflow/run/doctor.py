@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -30,11 +30,13 @@ from chunkflow.errors import InputNotFoundError, UsageError
 from chunkflow.geometry.scale import Scale
 from chunkflow.plan.pipeline import Pipeline
 from chunkflow.run.places import run_folder
+from chunkflow.run.store_check import check_store
 from chunkflow.stages.label import Label
 from chunkflow.stages.threshold import Threshold
 from chunkflow.storage.files import write_atomic
 from chunkflow.storage.layout import layout_for_core
 from chunkflow.storage.omezarr_write import write_image_group
+from chunkflow.storage.stores import ObjectPath, Place, place_of
 from chunkflow.storage.volume import create_array
 from chunkflow.synth import phantoms
 
@@ -62,12 +64,13 @@ class Check:
     remedy: str = ""
 
 
-def doctor(*, folder: str | Path = ".", trial: bool = True) -> Iterator[Check]:
+def doctor(*, folder: str | Path = ".", stores: Sequence[str] = (), trial: bool = True) -> Iterator[Check]:
     """Look at everything, one check after the other.
 
     Parameters
     ----------
     folder : where results are to be written, whose disk is looked at.
+    stores : URLs at which every kind of request is tried, see `run.store_check`.
     trial : whether to run a tiny volume through a local cluster of two workers, which takes some seconds.
     """
     yield _python()
@@ -76,6 +79,9 @@ def doctor(*, folder: str | Path = ".", trial: bool = True) -> Iterator[Check]:
     yield _memory()
     yield _disk(Path(folder))
     yield _object_store()
+    for store in stores:
+        for step in check_store(store):
+            yield Check(name=f"store {step.step}", verdict=step.verdict, found=step.found, remedy=step.remedy)
     if trial:
         yield _trial()
 
@@ -87,11 +93,12 @@ def bundle(output: str | Path, path: str | Path, *, on_check: Callable[[Check], 
     ------
     InputNotFoundError : the folder holds no run.
     """
-    run = run_folder(Path(output))
+    place = place_of(output)
+    run = run_folder(place)
     if not run.is_dir():
         raise InputNotFoundError(f"{output} holds no run", "Give the output folder of chunkflow run")
     checks = []
-    for check in doctor(folder=output, trial=False):
+    for check in doctor(folder=place if isinstance(place, Path) else ".", trial=False):
         checks.append(asdict(check))
         if on_check is not None:
             on_check(check)
@@ -101,10 +108,19 @@ def bundle(output: str | Path, path: str | Path, *, on_check: Callable[[Check], 
             archive.writestr("checks.json", json.dumps(checks, indent=1))
             archive.writestr("environment.json", json.dumps(environment(), indent=1))
             for name in RUN_FILES:
-                if (run / name).is_file():
-                    archive.writestr(f"run/{name}", _without_secrets((run / name).read_text(encoding="utf-8")))
+                if content := _content(run / name):
+                    archive.writestr(f"run/{name}", _without_secrets(content.decode()))
         write_atomic(path, packed.read_bytes())
     return Path(path)
+
+
+def _content(path: Place) -> bytes:
+    """Of a file of a run; empty where there is none. Journals and logs are several objects in a store."""
+    if path.is_file():
+        return path.read_bytes()
+    if isinstance(path, ObjectPath):
+        return b"".join(part.read_bytes() for part in sorted(path.iterdir(), key=str))
+    return b""
 
 
 def environment() -> dict[str, Any]:
@@ -182,7 +198,7 @@ def _disk(folder: Path) -> Check:
 
 
 def _object_store() -> Check:
-    """Whether credentials are at hand; what they open is seen by `chunkflow check s3://BUCKET/IMAGE`."""
+    """Whether credentials are at hand; what they allow is tried where a place is named."""
     names = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS")
     named = [name for name in names if name in os.environ]
     files = [path for path in ("~/.aws/credentials", "~/.config/gcloud") if Path(path).expanduser().exists()]

@@ -112,7 +112,7 @@ def run_plan(
     say({"event": "device", "text": str(found)})
     check_admission(plan, overwrite=overwrite, restart=restart)
     engine = engine_for(plan, found, client=client, on=on, workers=workers, options=options)
-    has_begun = False
+    has_begun, is_ours = False, True
     try:
         with closing(engine), OutputLock(plan.output / "run"):
             if restart:
@@ -134,13 +134,19 @@ def run_plan(
                 _run_locked(run, base)
             result = open_result(plan.output)
             if report:
+                say.flush()
                 _write_report(result, say)
     except Exception as error:
-        if report and has_begun and not isinstance(error, StaleRunError | OutputInUseError):
+        is_ours = not isinstance(error, StaleRunError | OutputInUseError)
+        if report and has_begun and is_ours:
             with suppress(Exception):  # nothing may stand before the error of the run
+                say.flush()
                 if _write_report(Result(plan.output), say):
                     say({"event": "report", "path": str(plan.output / "report.html")})
         raise
+    finally:
+        if is_ours:
+            say.flush()
     return result
 
 

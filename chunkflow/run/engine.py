@@ -151,6 +151,11 @@ class LocalEngine:
         return cluster.map(function, units)
 
     @property
+    def runs_single_units_here(self) -> bool:
+        """Whether the next unit that is alone, a merge, is computed in this process."""
+        return self._cluster is None
+
+    @property
     def dashboard(self) -> str:
         """See `Engine`."""
         return "" if self._cluster is None else self._cluster.dashboard

@@ -161,7 +161,7 @@ class Result:
 
         Parameters
         ----------
-        objects : object ids, or one.
+        objects : object ids, or one, of Python or as the tables hold them.
         box_um : ((z, y, x), (z, y, x)), lowest and highest corner in um; branches need both ends inside.
         """
         corners = None if box_um is None else np.asarray(box_um, float)

@@ -1,7 +1,8 @@
 """What the journal says of each unit that is done, for a driver of a million blocks in thirty passes.
 
 A line as a mapping takes a kilobyte and more. So the latest lines are mappings, older ones go by `BATCH` as compressed
-JSON to a temporary file (in memory while it is small), and of each unit a number of 8 bytes stays:
+JSON to a temporary file (in memory while they are few, or where there is no room for a file), and of each unit a number
+of 8 bytes stays:
 
     unit     0    1    2    3    4 ...
     number   17   16   -1   18  300      batch = number // BATCH, row = number % BATCH; -1 is not done
@@ -19,51 +20,87 @@ import weakref
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkflow.storage.files import disk_full_reported
+from chunkflow.errors import IntegrityError
+from chunkflow.storage.files import no_temporary_files
 
 Line: TypeAlias = Mapping[str, Any]
 
 BATCH = 256
 PAGE = 2**14
 IN_MEMORY_BYTES = 2**19
+SPARE_BYTES = 2**24
+"""More of memory, where the folder of temporary files is full or gone: some 150,000 units of a pass."""
 KEPT = 4
 """Batches that were asked for last: units finish nearly in order, so neighbours lie in one or two."""
 
 
 class _Packed:
-    """Bytes that are appended: in memory, and in a file without a name once they are many."""
+    """Bytes that are appended: in memory, and in a file without a name once they are many.
+
+    Where the file cannot be written they stay in memory again, up to `SPARE_BYTES`; what is in the file stays there.
+    """
 
     def __init__(self) -> None:
-        self._memory = bytearray()
         self._file: int | None = None
         self._length = 0
+        self._in_memory: dict[int, bytes] = {}
+        self._held = 0
+        self._next = 0
 
     def append(self, content: bytes) -> int:
-        """Returns where they begin."""
-        start, end = self._length, self._length + len(content)
-        if self._file is None and end > IN_MEMORY_BYTES:
+        """Returns the number by which they are read.
+
+        Raises
+        ------
+        DiskFullError : the folder of temporary files has no room, or is gone, and memory has held enough.
+        """
+        if self._held + len(content) > IN_MEMORY_BYTES:
+            try:
+                self._to_file()
+                place = self._write(content)
+            except OSError as error:
+                if self._held + len(content) > IN_MEMORY_BYTES + SPARE_BYTES:
+                    raise no_temporary_files(error) from error
+            else:
+                return place
+        self._next -= 1  # places in the file are positive
+        self._in_memory[self._next] = content
+        self._held += len(content)
+        return self._next
+
+    def _to_file(self) -> None:
+        if self._file is None:
             self._file, name = tempfile.mkstemp(prefix="chunkflow-")
             weakref.finalize(self, os.close, self._file)
             Path(name).unlink()
-            content, self._memory = bytes(self._memory) + content, bytearray()
-        if self._file is None:
-            self._memory += content
-            self._length = end
-            return start
-        with disk_full_reported(tempfile.gettempdir()):
-            if os.write(self._file, content) != len(content):
-                raise OSError(errno.ENOSPC, "no space left", tempfile.gettempdir())
-        self._length = end
-        return start
 
-    def read(self, start: int, size: int) -> bytes:
-        return bytes(self._memory[start : start + size]) if self._file is None else os.pread(self._file, size, start)
+    def _write(self, content: bytes) -> int:
+        """All of it, or nothing that is ever read: what was written of it is written over."""
+        assert self._file is not None
+        if (written := os.pwrite(self._file, content, self._length)) != len(content):
+            raise OSError(errno.ENOSPC, f"{written} of {len(content)} bytes were written", tempfile.gettempdir())
+        self._length += written
+        return self._length - written
+
+    def read(self, place: int, size: int) -> bytes:
+        """Raises IntegrityError where the file does not give back what it took."""
+        if place < 0:
+            return self._in_memory[place]
+        assert self._file is not None
+        with suppress(OSError):
+            if len(content := os.pread(self._file, size, place)) == size:
+                return content
+        raise IntegrityError(
+            f"a temporary file in {tempfile.gettempdir()} cannot be read back",
+            "Check that disk, or set TMPDIR to a folder on another, and run the same command again",
+        )
 
 
 class UnitLines(MutableMapping[int, Line]):
@@ -98,6 +135,8 @@ class UnitLines(MutableMapping[int, Line]):
     def __setitem__(self, unit: int, line: Line) -> None:
         if unit < 0:
             raise ValueError(f"unit {unit} is negative")
+        if len(self._latest) == BATCH:
+            self._put_away()  # first: where that is not possible, nothing has changed
         page, row = divmod(unit, PAGE)
         if page not in self._pages:
             self._pages[page] = np.full(PAGE, -1, np.int64)
@@ -105,8 +144,6 @@ class UnitLines(MutableMapping[int, Line]):
         self._pages[page][row] = self._next
         self._next += 1
         self._latest.append(line)
-        if len(self._latest) == BATCH:
-            self._put_away()
 
     def __delitem__(self, unit: int) -> None:
         if unit not in self:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,17 +22,19 @@ from typing import Any
 from chunkflow.errors import (
     AccessError,
     BlockError,
+    ChunkflowError,
     DiskFullError,
     IncompleteError,
     IntegrityError,
     UsageError,
-    is_disk_full,
 )
 from chunkflow.plan.passes import Pass
 from chunkflow.run.engine import Outcome
+from chunkflow.run.failures import failure_of, is_of_the_run, kind_of_failure, trace_of
 from chunkflow.run.holes import job_of_holes
 from chunkflow.run.jobs import job_of
 from chunkflow.run.lanes import Lanes
+from chunkflow.run.merge_memory import check_merge
 from chunkflow.run.ongoing import Run
 from chunkflow.run.outstanding import forget, outstanding
 from chunkflow.run.resident import peak_bytes
@@ -60,6 +61,7 @@ def run_pass(run: Run, p: Pass) -> None:
     Raises
     ------
     IncompleteError : blocks were set aside, and holes are not allowed or cannot be made.
+    BlockMemoryError : a merge cannot fit where it is to run.
     IntegrityError : something that it reads is damaged, or the engine lost units.
     """
     state = run.journal.state(run.fingerprint(p.name))
@@ -67,6 +69,8 @@ def run_pass(run: Run, p: Pass) -> None:
     pending = [unit for unit in range(p.units) if unit not in state.done]
     run.say({"event": "pass", "pass": p.name, "units": p.units, "done": p.units - len(pending)})
     log.info("pass %s: %d of %d units to do", p.name, len(pending), p.units)
+    if pending and p.draft.merge is not None:
+        check_merge(run, p)
     failures: dict[int, Failure] = {}
     for attempt in range(1, ATTEMPTS + 1):
         _run_units(run, p, job, pending, failures)
@@ -104,10 +108,9 @@ def _run_units(run: Run, p: Pass, job: Job, units: Sequence[int], failures: dict
             written += outcome.written_bytes
         elif isinstance(outcome, AccessError | DiskFullError | StaleRunError) or not isinstance(outcome, Exception):
             raise outcome  # no other block can fare better
-        elif is_disk_full(outcome):
-            raise DiskFullError(f"no space left ({outcome})", "Free some space and run the same command again")
         else:
             before = failures[unit].attempts if unit in failures else 0
+            outcome = outcome if isinstance(outcome, ChunkflowError) else failure_of(outcome)  # of a task that was lost
             failures[unit] = Failure(outcome, before + 1)
             facts = {"unit": unit, "core": str(p.draft.grid.core_of(unit)), "attempts": before + 1}
             run.journal.append("failed", **{"pass": run.fingerprint(p.name)}, **facts, error=str(outcome))
@@ -123,14 +126,15 @@ def _outcomes(run: Run, job: Job, units: Sequence[int]) -> Iterator[Outcome[Unit
 
 
 def attempt_unit(job: Job, lanes: Lanes | None, unit: int) -> UnitResult:
-    """A unit, whose error tells how much memory its process took."""
+    """A unit, whose error is a sentence (see `run.failures`) and tells how much memory its process took."""
     try:
         return run_unit(job, unit, lanes)
-    except Exception as error:
-        error.__dict__["peak_bytes"] = peak_bytes()
-        raise
-    except SystemExit as error:  # a function of the user's that means to end the program ends its block
-        raise BlockError(f"the block ended its process ({error!r})", "Correct the function that does") from error
+    except BaseException as error:
+        if is_of_the_run(error):
+            raise
+        failure = failure_of(error)
+    failure.__dict__["peak_bytes"] = peak_bytes()
+    raise failure  # outside of the handler, or it would take what it stands for with it
 
 
 def _stop_if_hopeless(p: Pass, failures: Mapping[int, Failure], any_done: bool) -> None:
@@ -189,11 +193,11 @@ def _set_aside(run: Run, p: Pass, failures: Mapping[int, Failure]) -> None:
     for unit, failure in sorted(failures.items()):
         error = failure.error
         core = str(p.draft.grid.core_of(unit))
-        facts = {"unit": unit, "core": core, "attempts": failure.attempts, "kind": type(error).__name__}
+        facts = {"unit": unit, "core": core, "attempts": failure.attempts, "kind": kind_of_failure(error)}
         facts |= {"error": str(error), "peak": getattr(error, "peak_bytes", None), "command": run.command}
-        text = "".join(traceback.format_exception(error))
+        trace = trace_of(error)
         run.journal.append(
-            "quarantined", **{"pass": run.fingerprint(p.name)}, name=p.name, **facts, traceback=text, time=time()
+            "quarantined", **{"pass": run.fingerprint(p.name)}, name=p.name, **facts, traceback=trace, time=time()
         )
         run.say({"event": "failed", "pass": p.name, "unit": unit, "core": core, "error": str(error)})
 

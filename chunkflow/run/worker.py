@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
@@ -23,20 +22,19 @@ from numpy.typing import NDArray
 from chunkflow.backend import (
     compute_kind,
     find_device,
-    is_out_of_device_memory,
-    is_out_of_memory,
     release_memory,
     to_device,
     to_host,
 )
-from chunkflow.errors import BlockMemoryError, IntegrityError, NotANumberError
+from chunkflow.errors import IntegrityError, NotANumberError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.geometry.scale import Scale
 from chunkflow.run.digests import Seal, parts_of, sealed
 from chunkflow.run.gpu_use import Use, take_gpu_use
 from chunkflow.run.lanes import Lanes
-from chunkflow.run.resident import peak_bytes, resident_bytes
+from chunkflow.run.out_of_memory import is_of_device, ran_out, refusal
+from chunkflow.run.resident import peak_bytes
 from chunkflow.stages.base import BlockStep, MergeStep, Record, Region, ShelvingMerge, View, boxes_of_chain
 from chunkflow.storage.files import object_sizes, remove_files
 from chunkflow.storage.layout import objects_of
@@ -153,7 +151,7 @@ def run_unit(job: Job, unit: int, lanes: Lanes | None = None) -> UnitResult:
         with lanes.inside():
             return _attempt(job, unit, lanes)
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not ran_out(error):
             raise
     # Outside of the handler: the error holds the frames, and those the arrays.
     release_memory()
@@ -173,10 +171,10 @@ def _attempt_alone(job: Job, unit: int, lanes: Lanes) -> UnitResult:
     try:
         return _attempt(job, unit, lanes)
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not ran_out(error):
             raise
-        is_of_gpu = _device_of(job) == "gpu" and is_out_of_device_memory(error)
-        refused = _gpu_refused(error) if is_of_gpu else _host_refused(job, error)
+        is_of_gpu = _device_of(job) == "gpu" and is_of_device(error)
+        refused = refusal(error, is_of_gpu=is_of_gpu, needs_bytes=job.needs_bytes)
     if job.on_oom == "fail" or not is_of_gpu:
         raise refused
     release_memory()
@@ -186,31 +184,6 @@ def _attempt_alone(job: Job, unit: int, lanes: Lanes) -> UnitResult:
 def _device_of(job: Job) -> str:
     """On which the units of a job compute: in a job for a GPU some have no step that does, and merges never do."""
     return job.device if any(step.on_device for step in job.steps) else "cpu"
-
-
-def _gpu_refused(error: BaseException) -> BlockMemoryError:
-    """What is said of a unit that does not fit the GPU."""
-    had, asked = getattr(error, "_total", 0), getattr(error, "_size", 0)  # cupy's: in use, and asked for
-    figures = f"{had / 2**20:.0f} MiB of the GPU were taken and {asked / 2**20:.0f} more asked for" if asked else ""
-    return BlockMemoryError(
-        f"the block does not fit the GPU, alone in its process ({figures or error})",
-        "Use a smaller block or tile, or --on-oom host to compute such blocks on the CPU",
-    )
-
-
-def _host_refused(job: Job, error: BaseException) -> BlockMemoryError:
-    """What is said of a unit that does not fit the memory, with the memory that would have been enough."""
-    enough = max(job.needs_bytes, resident_bytes() + _asked_bytes(error))
-    return BlockMemoryError(
-        f"the block does not fit the memory, alone in its process ({error})",
-        f"A worker of {enough / 2**20:.0f} MiB would do: use fewer workers, or a smaller block or tile",
-    )
-
-
-def _asked_bytes(error: BaseException) -> int:
-    """Bytes of the array that numpy could not allocate; 0 where the error does not tell."""
-    shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
-    return prod(shape) * dtype.itemsize if shape is not None and dtype is not None else 0
 
 
 def _run_merge(job: Job, unit: int) -> UnitResult:

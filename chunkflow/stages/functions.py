@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkflow.backend import is_out_of_memory
 from chunkflow.errors import BlockError, ConfigError, ModelError, nearest
 from chunkflow.geometry.box import Box
 
@@ -107,8 +108,10 @@ def applied(function: Function, image: NDArray[Any], options: Mapping[str, Any],
     except ModelError:
         raise
     except (Exception, SystemExit) as error:  # a function that means to end the program ends its tile
+        if is_out_of_memory(error):  # the tile is tried again, alone
+            raise
         raise BlockError(
-            f"{where}: {name} failed on {box}: {type(error).__name__}: {error}",
+            f"{where}: {name} failed on {box}: {f'{type(error).__name__}: {error}'.rstrip(': ')}{_line_of(error)}",
             "Correct the function or its options",
         ) from error
     try:
@@ -123,6 +126,12 @@ def applied(function: Function, image: NDArray[Any], options: Mapping[str, Any],
             "Return one value per voxel, as an array of the image's shape",
         )
     return values
+
+
+def _line_of(error: BaseException) -> str:
+    """The line of the function, not of what it called, that raised; empty for one written in C."""
+    frame = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    return f", in line {frame.tb_lineno} of {Path(frame.tb_frame.f_code.co_filename).name}" if frame else ""
 
 
 def _signature(function: Function) -> inspect.Signature | None:
@@ -148,7 +157,7 @@ def _imported(name: str) -> Callable[..., Any]:
     module, _, inner = name.partition(":")
     try:
         found: Any = importlib.import_module(module)
-    except Exception as error:  # whatever a module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
         raise ModelError(
             f"{module} cannot be imported for {name} ({type(error).__name__}: {error})",
             "Install it here and where the workers run, or put its folder on PYTHONPATH",

@@ -65,8 +65,44 @@ def atomic_path(path: str | Place, *, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def _temporary(place: ObjectPath) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="chunkflow-") as folder, disk_full_reported(folder):
-        yield Path(folder, place.name)
+    with temporary_folder() as folder:
+        yield folder / place.name
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder of this machine for temporary files, which is gone in the end.
+
+    Raises
+    ------
+    DiskFullError : there is no room for them, or their folder is gone. No FileNotFoundError: nobody is to take that for
+        an object that is absent.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(prefix="chunkflow-")
+    except OSError as error:
+        raise no_temporary_files(error) from error
+    with made as name:
+        folder = Path(name)
+        try:
+            yield folder
+        except OSError as error:
+            if is_disk_full(error) or not folder.is_dir():
+                raise no_temporary_files(error) from error
+            raise
+
+
+def no_temporary_files(error: OSError) -> DiskFullError:
+    """What is said where temporary files cannot be written."""
+    try:
+        where = tempfile.gettempdir()
+    except OSError:  # none of the usual ones can be
+        where = os.environ.get("TMPDIR", "any of the usual folders")
+    return DiskFullError(
+        f"temporary files cannot be written to {where} ({error.strerror or error})",
+        "Make room there, or set TMPDIR to a folder that has some, and run the same command again: what is done is "
+        "kept",
+    )
 
 
 def write_atomic(path: str | Place, content: bytes, *, durable: bool = True) -> None:
@@ -102,9 +138,9 @@ def written_in(folder: Place) -> Iterator[Path]:
     if not isinstance(folder, ObjectPath):
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="chunkflow-") as made, disk_full_reported(made):
-        yield Path(made)
-        files = [path for path in Path(made).rglob("*") if path.is_file()]
+    with temporary_folder() as made:
+        yield made
+        files = [path for path in made.rglob("*") if path.is_file()]
         at_once(lambda file: (folder / file.relative_to(made).as_posix()).upload(file), files)
 
 

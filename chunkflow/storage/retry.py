@@ -18,7 +18,9 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from threading import Lock
 from typing import Literal, TypeAlias, TypeVar
 
@@ -39,7 +41,7 @@ Kind: TypeAlias = Literal["get", "put", "head", "list", "delete", "copy"]
 KINDS: tuple[Kind, ...] = ("get", "put", "head", "list", "delete", "copy")
 
 PATIENCE_SECONDS = 180.0
-"""How long one request is tried again."""
+"""How long one request is tried again, unless `patient` says otherwise."""
 FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 15.0
 
@@ -64,8 +66,19 @@ class Whole(Exception):  # noqa: N818 - likewise
     """The whole object was sent where a range was asked for."""
 
 
+_patience: ContextVar[float | None] = ContextVar("patience", default=None)
 _lock = Lock()
 _counts: Counter[str] = Counter()
+
+
+@contextmanager
+def patient(seconds: float) -> Iterator[None]:
+    """Try requests of this thread again for so long, for whoever only wants to know whether a store is there."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
 
 
 def count(**more: int) -> None:
@@ -99,7 +112,7 @@ def request(kind: Kind, where: str, call: Callable[[], T]) -> T:
     ------
     FileNotFoundError, AccessError, StoreError, Conflict, BeyondEnd, Whole : see above.
     """
-    began, wait = time.monotonic(), FIRST_WAIT_SECONDS
+    began, wait, patience = time.monotonic(), FIRST_WAIT_SECONDS, _patience.get() or PATIENCE_SECONDS
     while True:
         count(**{kind: 1})
         try:
@@ -109,9 +122,9 @@ def request(kind: Kind, where: str, call: Callable[[], T]) -> T:
             reason = _reason(error)
         if refused is not None:
             raise refused  # outside of the handler, so that what the library says is not shown with it
-        if time.monotonic() - began + wait > PATIENCE_SECONDS:
+        if time.monotonic() - began + wait > patience:
             raise StoreError(
-                f"{where} cannot be reached: no {kind} was answered for {PATIENCE_SECONDS:.0f} s (last: {reason})",
+                f"{where} cannot be reached: no {kind} was answered for {patience:.0f} s (last: {reason})",
                 "Check the network and the store, and run the same command again",
             )
         count(retries=1)

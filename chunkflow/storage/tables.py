@@ -10,6 +10,7 @@ A column says its unit at the end of its name (`_um`, `_um2`, `_um3`, `_vox`), a
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -121,17 +122,32 @@ def read_rows(
     """Rows of a table, of some objects by their `object_id` and inside a box ((z, y, x), (z, y, x)) of um.
 
     Groups of rows that hold none of them are not read.
+
+    Raises
+    ------
+    InputNotFoundError : if the table is not there.
+    UsageError : what is given as an object is no whole number from 0 on.
     """
     keep = pa.compute.scalar(True)
     if objects is not None:
-        ids = np.array([objects] if isinstance(objects, int) else list(objects), np.uint64)
-        keep &= pa.compute.field("object_id").cast(pa.uint64()).isin(pa.array(ids, pa.uint64()))
+        keep &= pa.compute.field("object_id").cast(pa.uint64()).isin(pa.array(_object_ids(objects), pa.uint64()))
     if box_um is not None:
         for axis, low, high in zip("zyx", *box_um.tolist(), strict=True):
             keep &= (pa.compute.field(f"{axis}_um") >= low) & (pa.compute.field(f"{axis}_um") <= high)
     with local_copy(_existing(folder, name)) as path:
         rows: pd.DataFrame = pa.parquet.read_table(path, filters=keep).to_pandas()
     return rows
+
+
+def _object_ids(objects: int | Collection[int] | NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Ids as a table has them, of one number or several, of Python or of numpy as a table's own cells are."""
+    if isinstance(objects, np.ndarray) and objects.dtype == np.uint64:
+        return np.atleast_1d(objects)
+    try:
+        given = [objects] if isinstance(objects, int | np.integer) else objects
+        return np.array([index(number) for number in given], np.uint64)
+    except (TypeError, OverflowError) as error:
+        raise UsageError(f"{objects!r} is no id of an object, nor several", "Give values of object_id") from error
 
 
 def _existing(folder: str | Place, name: str) -> Place:

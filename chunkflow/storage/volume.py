@@ -12,7 +12,6 @@ An *absent* file still reads as the fill value: existence is checked with `objec
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +24,6 @@ from zarr.abc.store import Store
 from zarr.codecs import ZstdCodec
 from zarr.core.array_spec import ArrayConfigParams
 from zarr.core.buffer import Buffer
-from zarr.errors import ContainsArrayError
 from zarr.storage import LocalStore, MemoryStore
 
 from chunkflow.errors import (
@@ -39,11 +37,13 @@ from chunkflow.errors import (
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.scale import Scale
 from chunkflow.storage.files import disk_full_reported, object_sizes, remove_files, write_atomic
+from chunkflow.storage.image_source import axes_remedy
 from chunkflow.storage.layout import ArrayLayout, check_aligned, file_positions, layout_for_core, objects_of
 from chunkflow.storage.optics import Optics
 from chunkflow.storage.shard_write import write_box
 from chunkflow.storage.shards import Shards, shards_of
 from chunkflow.storage.stores import ObjectPath, Place, place_of
+from chunkflow.storage.zarr_2 import codec, plain_metadata, with_checksums
 from chunkflow.storage.zarr_store import ObjectsStore
 
 __all__ = [
@@ -295,10 +295,11 @@ def open_array(
         axes = "zyx"[-array.ndim :] if array.ndim in (2, 3) else ""
     if array.ndim != len(axes):
         named = f"{len(axes)} are named ({axes})" if axes else "none are named"
-        raise InputError(f"{path} has {array.ndim} axes and {named}", "Name each with one letter of t, c, z, y, x")
+        raise InputError(f"{path} has {array.ndim} axes and {named}", axes_remedy(array.ndim))
     if array.dtype.kind not in "biuf":
         raise InputError(f"{path} holds values of type {array.dtype}", "Store integers or floats")
-    return Volume(array.with_config(_WRITE_ALL), str(folder), axes, at, scale)
+    array = array.with_config(_WRITE_ALL)
+    return Volume(array if read_only else with_checksums(array), str(folder), axes, at, scale)
 
 
 def _reopen(
@@ -317,10 +318,8 @@ def create_array(path: str | Place, layout: ArrayLayout, scale: Scale, *, axes: 
     UsageError : if an array of another layout is there.
     """
     folder = place_of(path)
-    with disk_full_reported(folder), suppress(ContainsArrayError):  # of an earlier run, or another process just now
-        if not isinstance(folder, Path):
-            _create(open_store(folder, read_only=False), layout, axes)
-        elif not holds_array(folder):
+    with disk_full_reported(folder):
+        if not holds_array(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for name, content in _metadata(layout, layout.level, axes).items():
                 write_atomic(folder / name, content, durable=False)
@@ -340,14 +339,15 @@ def restore_metadata(path: str | Place, layout: ArrayLayout, *, axes: str = "zyx
 
 @lru_cache(maxsize=256)
 def _metadata(layout: ArrayLayout, level: int, axes: str) -> dict[str, bytes]:
-    """The files that zarr writes for an array, the one that makes it an array last.
+    """The files that make an array, the one by which it is known last: as zarr writes them, but see `zarr_2`.
 
     Kept, since asking zarr takes 3 ms, and a small image of a batch has ten arrays. `level` is the layout's, by which
     layouts are not told apart.
     """
     written: dict[str, Buffer] = {}
     _create(MemoryStore(written), layout, axes)
-    return {name: written[name].to_bytes() for name in sorted(written, reverse=True)}
+    files = {name: written[name].to_bytes() for name in sorted(written, reverse=True)}
+    return {name: plain_metadata(content) if name == ".zarray" else content for name, content in files.items()}
 
 
 def _create(store: Store, layout: ArrayLayout, axes: str) -> None:
@@ -363,7 +363,7 @@ def _create(store: Store, layout: ArrayLayout, axes: str) -> None:
         zarr.create_array(
             store,
             zarr_format=2,
-            compressors=_zstd_2(layout.level),
+            compressors=codec(layout.level),
             chunk_key_encoding={"name": "v2", "separator": "/"},
             **common,
         )
@@ -376,11 +376,6 @@ def _create(store: Store, layout: ArrayLayout, axes: str) -> None:
         dimension_names=tuple(axes),
         **common,
     )
-
-
-def _zstd_2(level: int) -> dict[str, Any]:
-    """The codec as zarr 2 names it."""
-    return {"id": "zstd", "level": level, "checksum": True}
 
 
 def file_key(volume: Volume, position: Triple) -> str:

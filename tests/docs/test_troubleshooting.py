@@ -51,6 +51,13 @@ def test_a_command_that_fails_names_the_page_behind_the_error() -> None:
     assert said[-1] == "more: docs/troubleshooting.md#inputnotfounderror"
 
 
+@pytest.mark.parametrize("name", [name for lines in PANELS.values() for name in lines])
+def test_the_help_of_a_command_fits_a_screen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = CliRunner().invoke(app, [name, "--help"]).stdout
+    assert "Usage:" in said and len(said.splitlines()) <= 40
+
+
 def test_the_list_of_commands_fits_a_screen_and_names_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     listed = CliRunner().invoke(app, ["--help"]).stdout

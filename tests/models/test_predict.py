@@ -7,7 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'chunkflow-engine[models]'")
 
-from chunkflow.errors import BlockError, ConfigError, ModelError  # noqa: E402
+from chunkflow.backend import is_out_of_device_memory, is_out_of_memory  # noqa: E402
+from chunkflow.errors import BlockMemoryError, ConfigError, ModelError  # noqa: E402
 from chunkflow.models import Application, Model, predict  # noqa: E402
 from chunkflow.models.predict import TURNS, prepared  # noqa: E402
 from chunkflow.models.unet import UNet, UNetConfig  # noqa: E402
@@ -174,7 +175,7 @@ def test_memory_that_is_full_is_tried_again_and_then_the_block_is_set_aside_with
         calls.append(len(x))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(BlockError, match="a batch of 4 patches .* does not fit"):
+    with pytest.raises(BlockMemoryError, match="a batch of 4 patches .* does not fit"):
         predict(model_of(full), np.zeros((4, 1, 4, 4, 4), np.float32), Application(batch=4))
     assert calls[:2] == [4, 4]
     calls.clear()
@@ -187,6 +188,24 @@ def test_memory_that_is_full_is_tried_again_and_then_the_block_is_set_aside_with
 
     predict(model_of(full_once), np.zeros((4, 1, 4, 4, 4), np.float32), Application(batch=4))
     assert calls == [4, 4]
+
+
+@pytest.mark.parametrize("words", ["CUDA error: out of memory", "cuFFT error: CUFFT_ALLOC_FAILED"])
+def test_memory_that_is_full_in_the_words_of_cuda_is_not_the_networks_fault(words):
+    def full(x):
+        raise RuntimeError(words)
+
+    with pytest.raises(BlockMemoryError, match="does not fit the GPU"):
+        predict(model_of(full), np.zeros((4, 1, 4, 4, 4), np.float32), Application(batch=4))
+
+
+def test_memory_of_the_host_that_is_full_is_left_to_the_engine():
+    def full(x):
+        return torch.empty(2**58)
+
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator") as caught:
+        predict(model_of(full), np.zeros((4, 1, 4, 4, 4), np.float32), Application(batch=4))
+    assert is_out_of_memory(caught.value) and not is_out_of_device_memory(caught.value)
 
 
 def test_bfloat16_is_near_float32_and_is_not_it(patches):

@@ -29,6 +29,15 @@ def pipeline(smooth_um: float) -> cf.Pipeline:
     return cf.Pipeline(stages, output=cf.OutputOptions(save=("image", "labels", "skeleton")))
 
 
+def workers() -> list[psutil.Process]:
+    """Of the local cluster: forked from a server, whose command line they have."""
+
+    def is_forked(process: psutil.Process | None) -> bool:
+        return process is not None and "multiprocessing.forkserver" in " ".join(process.cmdline())
+
+    return [p for p in psutil.Process().children(recursive=True) if is_forked(p) and is_forked(p.parent())]
+
+
 def reached(what: str) -> None:
     DONE[what] += 1
     if DONE[what] == TASK.get(what):
@@ -38,8 +47,7 @@ def reached(what: str) -> None:
         else:
             os.kill(os.getpid(), signal.SIGKILL)
     if what == "units" and DONE[what] == TASK.get("worker_at"):
-        workers = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
-        youngest = max(workers, key=lambda p: p.create_time())
+        youngest = max(workers(), key=lambda p: p.create_time())
         print(json.dumps({"killed": youngest.pid}), flush=True)
         youngest.kill()
 

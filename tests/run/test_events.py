@@ -22,7 +22,8 @@ from chunkflow.run import gpu_use
 from chunkflow.run.dashboard import dashboard_of
 from chunkflow.run.driver import run_plan
 from chunkflow.run.engine import SerialEngine
-from chunkflow.run.events import MOST_BYTES, Stream, events_of
+from chunkflow.run.event_log import MOST_BYTES
+from chunkflow.run.events import Stream, events_of
 from chunkflow.run.gpu_use import Meter, Told, gpu_words, meter_of_process
 from chunkflow.run.progress import progress
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import chunkflow as cf
-from chunkflow.errors import IncompleteError
+from chunkflow.errors import BlockMemoryError, IncompleteError
 from chunkflow.run.status import Status, status
 from chunkflow.stages.label import Components
 from chunkflow.stages.threshold import Above, Smooth
@@ -45,6 +45,39 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         return seen
 
     return failing
+
+
+class CuFFTError(RuntimeError):
+    """As cupy's is called."""
+
+    def __init__(self, result: int = 2) -> None:
+        super().__init__(f"CUFFT number {result}")
+        self.result = result
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+@pytest.mark.parametrize(
+    "error", [CuFFTError, lambda: BlockMemoryError("a batch does not fit the GPU", "Use batch: 1")]
+)
+def test_a_library_or_a_step_may_say_it_in_words_of_its_own(
+    demo_volume: Path, tmp_path: Path, attempts: Any, error: Callable[[], BaseException]
+) -> None:
+    seen = attempts(error, "gpu")
+    said = refusal(demo_volume, tmp_path / "out")
+    assert seen == ["gpu", "gpu"]
+    assert "does not fit the GPU" in said
+    plan_of(demo_volume, tmp_path / "out").run(on="serial", on_oom="host")
+    assert seen == ["gpu", "gpu"] * 2 + ["cpu"]
+    assert status(tmp_path / "out").is_mixed
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+def test_another_fault_of_the_gpu_is_not_taken_for_a_full_one(demo_volume: Path, tmp_path: Path, attempts: Any) -> None:
+    attempts(lambda: CuFFTError(8), "gpu", "cpu")
+    with pytest.raises(IncompleteError, match="CuFFTError: CUFFT number 8"):
+        plan_of(demo_volume, tmp_path / "out").run(on="serial", on_oom="host")
+    (aside,) = next(p for p in status(tmp_path / "out").passes if p.name == "label").quarantined
+    assert (aside.kind, aside.attempts) == ("CuFFTError", 2)
 
 
 def plan_of(volume: Path, output: Path) -> cf.Plan:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import chunkflow as cf
+from chunkflow.errors import DiskFullError, IntegrityError
+from chunkflow.run import unit_lines
+from chunkflow.run.status import status
 from chunkflow.run.unit_lines import BATCH, IN_MEMORY_BYTES, UnitLines
 
 
@@ -69,3 +78,116 @@ def test_a_hundred_thousand_lines_take_less_than_thirty_bytes_each() -> None:
     assert held < 30 * count + IN_MEMORY_BYTES + 2**20
     assert lines[0] == line(0)
     assert lines[count // 2] == line(count // 2)
+
+
+# -- a folder of temporary files that is full, or gone --------------------------------------------------------------
+
+
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of temporary files, which lines go to after the first hundreds of bytes."""
+    monkeypatch.setattr(unit_lines, "IN_MEMORY_BYTES", 600)
+    monkeypatch.setattr(unit_lines, "BATCH", 4)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def full_between(first: int, last: int, monkeypatch: pytest.MonkeyPatch, *, half: bool = False) -> list[int]:
+    """The writes of these numbers meet a full disk. Returns the numbers of all."""
+    write, seen = os.pwrite, list[int]()
+
+    def scarce(file: int, content: bytes, at: int) -> int:
+        seen.append(len(seen))
+        if first <= seen[-1] < last:
+            if half:
+                return write(file, content[: len(content) // 2], at)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, content, at)
+
+    monkeypatch.setattr(os, "pwrite", scarce)
+    return seen
+
+
+def check_is_a_dict(lines: UnitLines, count: int) -> None:
+    assert dict(lines) == {unit: line(unit) for unit in range(count)}
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_disk_that_is_full_for_a_while_loses_no_line(
+    early: Path, monkeypatch: pytest.MonkeyPatch, half: bool
+) -> None:
+    seen = full_between(3, 9, monkeypatch, half=half)
+    lines = UnitLines()
+    for unit in range(200):
+        lines[unit] = line(unit)
+    assert len(seen) > 20  # the disk was full, and had room again
+    check_is_a_dict(lines, 200)
+    assert not list(early.iterdir())
+
+
+@pytest.mark.parametrize("when", [0, 100])
+def test_a_folder_that_is_gone_loses_no_line(early: Path, when: int) -> None:
+    lines = UnitLines()
+    for unit in range(200):
+        if unit == when:
+            early.rmdir()
+        lines[unit] = line(unit)
+    check_is_a_dict(lines, 200)
+
+
+def test_a_folder_that_stays_full_ends_in_a_sentence_and_what_was_taken_can_be_read(
+    early: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_between(3, 10**9, monkeypatch)
+    monkeypatch.setattr(unit_lines, "SPARE_BYTES", 2000)
+    lines = UnitLines()
+
+    def fill() -> None:
+        for unit in range(len(lines), 10**6):
+            lines[unit] = line(unit)
+
+    for _ in range(3):  # whoever goes on is refused again, and breaks nothing
+        with pytest.raises(DiskFullError) as refused:
+            fill()
+        assert str(early) in refused.value.what and "TMPDIR" in refused.value.remedy
+        assert 40 < len(lines) < 400
+        check_is_a_dict(lines, len(lines))
+
+
+def test_what_the_file_does_not_give_back_is_an_error(early: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = UnitLines()
+    for unit in range(200):
+        lines[unit] = line(unit)
+    monkeypatch.setattr(os, "pread", lambda *_: b"")
+    with pytest.raises(IntegrityError, match="cannot be read back"):
+        lines[150]
+
+
+@pytest.mark.thorough
+def test_a_run_whose_temporary_folder_is_gone_and_whose_memory_is_held_stops_clearly_and_resumes(
+    demo_volume: Path, tmp_path: Path, tree_hash: Callable[..., Any], early: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(name: str) -> cf.Plan:
+        return cf.Pipeline([cf.Threshold(), cf.Label()]).plan(demo_volume, tmp_path / name, block=(8, 25, 30))
+
+    plan("whole").run(on="serial")
+    monkeypatch.setattr(unit_lines, "SPARE_BYTES", 800)
+    heard: list[str] = []
+
+    def listen(event: Any) -> None:
+        heard.append(event["event"])
+        if heard.count("unit") == 20:
+            monkeypatch.setattr(tempfile, "tempdir", str(early / "gone"))
+
+    with pytest.raises(DiskFullError, match=r"temporary files cannot be written to \S+gone"):
+        plan("out").run(on="serial", on_event=listen)
+    done = heard.count("unit")
+    assert 20 < done < sum(p.units for p in plan("out").passes)
+    monkeypatch.setattr(tempfile, "tempdir", str(early))
+    found = status(tmp_path / "out")
+    assert (found.state, found.code) == ("failed", 4)
+    assert done <= sum(p.done for p in found.passes) <= done + 1  # the last was written, and not said
+    plan("out").run(on="serial")
+    assert tree_hash(tmp_path / "out") == tree_hash(tmp_path / "whole")

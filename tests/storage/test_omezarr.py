@@ -282,7 +282,12 @@ def test_what_is_not_an_image_names_the_remedy(image: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"0 is one level of an image. Give the folder of the image: .*image.ome.zarr"):
         open_volume(image / "0")
     write_group(tmp_path / "empty")
-    with pytest.raises(InputError, match=r"holds no image, not one. Import it: chunkflow import"):
+    with pytest.raises(InputError, match=r"empty holds no image. Give the folder of an image"):
+        open_volume(tmp_path / "empty")
+    zarr.create_array(tmp_path / "empty" / "raw", shape=(4, 4, 4), dtype="uint8")
+    with pytest.raises(
+        InputError, match=r"only arrays without a voxel size: raw. Import one: .* --dataset raw --voxel"
+    ):
         open_volume(tmp_path / "empty")
     (tmp_path / "empty" / "zarr.json").write_text("{")
     with pytest.raises(InputError, match=r"zarr.json is not valid JSON"):

@@ -1,6 +1,7 @@
 import csv
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -100,6 +101,15 @@ def test_rows_of_objects_and_of_a_box_are_read_whatever_their_ids(tmp_path: Path
     box = np.array([(0.5, 0.5, 0.5), (3.5, 2.5, 3.5)])
     assert tables.read_rows(tmp_path, "t", box_um=box).object_id.tolist() == [7, 2**63 + 5]
     assert len(tables.read_rows(tmp_path, "t", objects=[])) == 0
+    for cell in (ids[0], np.int64(7), ids[:1], {7}, read_table(tmp_path, "t").object_id[:1]):
+        assert tables.read_rows(tmp_path, "t", objects=cell).z_um.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("given", [-1, [7, -1], [7.5], "7", np.array([-1])])
+def test_what_is_no_id_of_an_object_is_refused(given: Any, tmp_path: Path) -> None:
+    tables.write_table(tmp_path, "t", {"object_id": np.array([7], np.uint64)})
+    with pytest.raises(UsageError, match="no id of an object"):
+        tables.read_rows(tmp_path, "t", objects=given)
 
 
 def test_parts_change_no_byte(tmp_path: Path) -> None:
