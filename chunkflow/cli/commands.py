@@ -12,7 +12,15 @@ from rich.console import Console
 
 from chunkflow.cli import batches, checking, cluster, files, reporting, running, starting, training, upkeep, viewing
 from chunkflow.cli.endings import Settings, reported
-from chunkflow.cli.options import DeviceOption, JsonOption, OnOption, OverwriteOption, VoxelOption, WorkersOption
+from chunkflow.cli.options import (
+    DeviceOption,
+    JsonOption,
+    OnOption,
+    OverwriteOption,
+    VoxelOption,
+    WorkersOption,
+    beginning_with,
+)
 from chunkflow.cli.panels import Commands, group_commands
 from chunkflow.cli.running import typed_command
 from chunkflow.cli.show import PLAIN, counted, fact, new_console, print_comparisons, print_psf, print_summary
@@ -154,7 +162,12 @@ def psf(
         typer.Option("--fwhm-um", metavar="Z Y X", help="Widths of a Gaussian, or expected of beads."),
     ] = None,
     microscope: Annotated[
-        str | None, typer.Option("--microscope", help="widefield, confocal, spinning-disk or light-sheet.")
+        str | None,
+        typer.Option(
+            "--microscope",
+            help="widefield, confocal, spinning-disk or light-sheet.",
+            autocompletion=beginning_with("widefield", "confocal", "spinning-disk", "light-sheet"),
+        ),
     ] = None,
     objective: Annotated[str | None, typer.Option("--objective", metavar="'63x/1.4 oil'")] = None,
     emission_nm: Annotated[float | None, typer.Option("--emission-nm", help="Wavelength detected.")] = None,

@@ -59,7 +59,8 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
 
 def _fail_of_system(error: OSError) -> NoReturn:
     """Full disks and paths that cannot be used are the user's to change; everything else is unexpected."""
-    said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    named = error.filename2 or error.filename  # of a rename, the target: what it is renamed from is ours
+    said = f"{named}: {error.strerror}" if named else str(error.strerror or error)
     if is_disk_full(error):
         said = f"{said}. Free some space and run the same command again"
         _fail(said, DiskFullError.exit_code, error, page=page_of(DiskFullError))

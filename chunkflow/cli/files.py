@@ -88,7 +88,7 @@ def _print_import(done: ImportReport) -> None:
     if len(done.channels) > 1:
         typer.echo(f"channels: {', '.join(done.channels)}")
     typer.echo(f"voxel size {numbers(done.voxel_um)} um (z y x), {done.voxel_source}")
-    if doubt := doubt_of(done.voxel_um):
+    if doubt := doubt_of(done.voxel_um, done.shape[-3:]):
         typer.echo(f"warning: {doubt}")
     if any(done.translation_um):
         typer.echo(f"voxel 0 at {numbers(done.translation_um)} um (z y x)")

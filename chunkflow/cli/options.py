@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import typer
+
+
+def beginning_with(*words: str) -> Callable[[str], list[str]]:
+    """What the Tab key offers for a value: those of some words that begin with what is typed."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
 
 PipelineFile = Annotated[str, typer.Argument(metavar="PIPELINE.yaml", help="What to do.")]
 InputArgument = Annotated[
@@ -42,12 +49,17 @@ VoxelOption = Annotated[
 ]
 OnOption = Annotated[
     str | None,
-    typer.Option("--on", metavar="PLACE", help="local, threads, serial, cuda, slurm, kubernetes, or an address."),
+    typer.Option(
+        "--on",
+        metavar="PLACE",
+        help="local, threads, serial, cuda, slurm, kubernetes, or an address.",
+        autocompletion=beginning_with("local", "threads", "serial", "cuda", "slurm", "kubernetes"),
+    ),
 ]
 ProfileOption = Annotated[str | None, typer.Option("--profile", metavar="NAME|FILE", help="A site (docs/clusters.md).")]
 BlockSecondsOption = Annotated[
     float | None,
-    typer.Option("--block-seconds", metavar="S", help="A block may take; else 20 medians, 30 minutes at least."),
+    typer.Option("--block-seconds", metavar="S", help="Limit of a block; else by their median."),
 ]
 InsecureOption = Annotated[bool, typer.Option("--insecure", help="No TLS, on networks you trust.")]
 PrintJobOption = Annotated[bool, typer.Option("--print-job", help="Print the jobs' script, and stop.")]

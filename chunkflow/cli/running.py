@@ -82,7 +82,7 @@ def run_command(
     print_job: PrintJobOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a pipeline on an image, or on many; the same command goes on where it was stopped."""
+    """Run a pipeline, on one image or many; the same command goes on with it."""
     from chunkflow.plan.pipeline import Pipeline
     from chunkflow.run.batch import Options as BatchOptions
     from chunkflow.run.driver import run_plan

@@ -63,6 +63,7 @@ def print_comparisons(console: Console, rows: Sequence[Comparison]) -> None:
 def print_summary(console: Console, result: Result, report: Place) -> None:
     """What a run found, and where it is."""
     from chunkflow.report.facts import RunFacts
+    from chunkflow.report.provenance import napari_path
     from chunkflow.report.restoration import restored_with
 
     found = totals(result)
@@ -76,11 +77,12 @@ def print_summary(console: Console, result: Result, report: Place) -> None:
     out = result.path
     restored = restored_with(RunFacts(result)).removeprefix("restored ")
     lines = {"found": ", ".join(words), "restored": restored, "result": str(out), "report": str(report)}
-    if (out / "image.ome.zarr").is_dir():
-        lines["napari"] = f"napari --plugin napari-ome-zarr {shlex.quote(str(out / 'image.ome.zarr'))}"
+    if shown := napari_path(result):
+        lines["napari"] = f"napari --plugin napari-ome-zarr {shlex.quote(str(shown))}"
         lines["neuroglancer"] = f"chunkflow view {shlex.quote(str(out))}"
-    if (out / "tables").is_dir():
-        lines["pandas"] = f'import chunkflow; chunkflow.open_result("{out}").objects'
+    tables = (name for name in ("objects", "branches") if (out / "tables" / f"{name}.parquet").is_file())
+    if table := next(tables, ""):
+        lines["pandas"] = f'import chunkflow; chunkflow.open_result("{out}").{table}'
     for name, text in lines.items():
         if text:
             console.print(f"{name:<13} {text}", **PLAIN)

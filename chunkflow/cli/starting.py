@@ -11,7 +11,7 @@ import typer
 
 from chunkflow.cli.batches import overrides_of
 from chunkflow.cli.endings import reported
-from chunkflow.cli.options import OverwriteOption, VoxelOption
+from chunkflow.cli.options import OverwriteOption, VoxelOption, beginning_with
 from chunkflow.cli.show import PLAIN, new_console
 from chunkflow.errors import ConfigError, UsageError
 from chunkflow.plan.presets import preset_names
@@ -29,7 +29,14 @@ def add_commands(app: typer.Typer) -> None:
 
 @reported
 def init_command(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help=f"One of {', '.join(preset_names())}.")],
+    preset: Annotated[
+        str,
+        typer.Argument(
+            metavar="PRESET",
+            help=f"One of {', '.join(preset_names())}.",
+            autocompletion=beginning_with(*preset_names()),
+        ),
+    ],
     source: Annotated[str, typer.Argument(metavar="IN", help="OME-Zarr image or TIFF; its metadata are read.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="PIPELINE.yaml", help="File to write.")] = (
         "pipeline.yaml"

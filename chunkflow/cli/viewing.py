@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chunkflow.cli.endings import reported
+from chunkflow.cli.options import beginning_with
 from chunkflow.errors import UsageError
 from chunkflow.view.browser import LOOPBACK, SIZE
 
@@ -46,7 +47,13 @@ def view_command(
         tuple[float, float, float] | None, typer.Option("--at", metavar="Z Y X", help="Voxel in the middle.")
     ] = None,
     layout: Annotated[
-        str, typer.Option("--layout", metavar="NAME", help="Panels: 4panel, xy, xz, yz, 3d or xy-3d.")
+        str,
+        typer.Option(
+            "--layout",
+            metavar="NAME",
+            help="Panels: 4panel, xy, xz, yz, 3d or xy-3d.",
+            autocompletion=beginning_with("4panel", "xy", "xz", "yz", "3d", "xy-3d"),
+        ),
     ] = "4panel",
     port: Annotated[int, typer.Option("--port", metavar="N", help="Of the viewer; any free one by default.")] = 0,
     bind: Annotated[

@@ -6,6 +6,7 @@ known one, values are parsed into the stages' own dataclasses, relative paths ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import pairwise
@@ -300,7 +301,11 @@ def _parse(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         if isinstance(cause, UsageError):
             raise ConfigError(f"{where}: {cause.what}", cause.remedy) from error
         key = ".".join(_key(str(part)) for part in first["loc"][:1])
-        raise ConfigError(f"{where}: {key} is {first['input']!r}: {first['msg']}", "Correct the value") from error
+        said = f"{where}: {key} is {first['input']!r}"
+        if first["type"] == "literal_error" and isinstance(first["input"], str):
+            words = re.findall("'([^']*)'", first["ctx"]["expected"])
+            raise ConfigError(said, nearest(first["input"], words)) from error
+        raise ConfigError(f"{said}: {first['msg']}", "Correct the value") from error
 
 
 def _key(name: str) -> str:

@@ -168,10 +168,18 @@ def line(
     margin = 0.05 * (high - low) if high - low > SAME_VALUE * max(abs(low), abs(high)) else abs(low) / 10 or 0.5
     x = _Axis(first, first + len(values) - 1, LEFT, RIGHT, False)
     y = _Axis(low / 1.2, high * 1.2, 172, 12, True) if is_log else _Axis(low - margin, high + margin, 172, 12, False)
-    points = " ".join(f"{x.at(first + k):.1f},{y.at(value):.1f}" for k, value in zip(known, values[known], strict=True))
+    places = [(f"{x.at(first + k):.1f}", f"{y.at(value):.1f}") for k, value in zip(known, values[known], strict=True)]
+    points = " ".join(f"{across},{up}" for across, up in places)
     marker_at = None if marker is None else (float(marker), marker_label)
     x_ticks = [t for t in x.ticks() if t == round(t)]
     content = f"<polyline class='line' points='{points}'/>"
+    if len(known) <= CHART_BINS:
+        told = [f"{first + k:,}: {tick_text(float(f'{values[k]:.4g}'))} {y_label}" for k in known.tolist()]
+        dots = (
+            f"<circle cx='{across}' cy='{up}' r='6' fill='transparent'><title>{escape(text)}</title></circle>"
+            for (across, up), text in zip(places, told, strict=True)
+        )
+        content += "".join(dots)
     return _drawn(content, (x, x_ticks), (y, y.ticks()), (x_label, y_label), marker_at)
 
 

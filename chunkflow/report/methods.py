@@ -16,6 +16,7 @@ from textwrap import fill
 from typing import Any
 
 from chunkflow.report.html import counted, short, sides
+from chunkflow.storage.stores import place_of
 
 REFERENCES = dict(
     line.split(": ", 1)
@@ -119,6 +120,12 @@ def _input(stored: Mapping[str, Any], scope: Scope, cite: Citations) -> str:
         text += f" Lengths are those before expansion ({short(options['expansion'])} times)."
     if options.get("region"):
         text += f" The region {options['region']} was analysed."
+    if options.get("mask"):
+        text += f" Only voxels inside the mask {place_of(str(options['mask'])).name} were used."
+    if options.get("nodata") is not None:
+        text += f" Voxels of the value {short(options['nodata'])} were left out."
+    if options.get("nan") == "zero":
+        text += " Voxels without a number were read as 0."
     return text
 
 
@@ -232,9 +239,9 @@ def _skeleton(values: Mapping[str, Any], stored: Mapping[str, Any], scope: Scope
 def _measure(values: Mapping[str, Any], stored: Mapping[str, Any], scope: Scope, cite: Citations) -> str:
     text = "Volumes are sums of voxels; surfaces are Crofton estimates"
     text += cite("surface")
-    raw = {"raw": " of the raw image", "image": " of the image that was segmented"}.get(
-        str(values.get("intensity")), ""
-    )
+    has_image = stored["pipeline"]["input"]["kind"] == "image"
+    of = {"raw": " of the raw image", "image": " of the image that was segmented"} if has_image else {}
+    raw = of.get(str(values.get("intensity")), "")
     text += f"; intensities are those{raw}" if raw else ""
     if values.get("channels"):
         text += (

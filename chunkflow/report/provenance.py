@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from hashlib import sha256
 from html import escape
 from pathlib import Path
@@ -20,10 +21,13 @@ from typing import Any
 import yaml
 
 from chunkflow.plan.descriptions import one_line
+from chunkflow.plan.options import InputOptions
 from chunkflow.plan.pipeline import SAVED
 from chunkflow.report.facts import RunFacts
 from chunkflow.report.html import date, duration, html_table, number, percent, short, sides
+from chunkflow.run.result import Result
 from chunkflow.stages import infer
+from chunkflow.storage.stores import Place
 
 
 def what_ran(run: RunFacts) -> str:
@@ -37,6 +41,7 @@ def what_ran(run: RunFacts) -> str:
         "input": str(run.input_path),
         "input array": f"{sides(source['shape'])} voxels (z × y × x), {source['dtype']}",
         "input voxel": f"{sides(source['voxel_um'])} µm",
+        "read as": _read_as(run.pipeline["input"]),
         "expansion": "" if run.expansion == 1 else f"{short(run.expansion)} times; the result is in µm before it",
         "values": "" if limits is None else _value_facts(limits),
         "missing chunks": number(source["missing_chunks"]) if source["missing_chunks"] else "",
@@ -53,7 +58,9 @@ def what_ran(run: RunFacts) -> str:
         "chunkflow": str(run.stored["chunkflow"]),
         "libraries": f"python {run.stored['python']}; {libraries}",
         "settings": f"SHA-256 {digest_of_settings(run)[:16]}... of the stages and their parameters",
-        "to cite": f"chunkflow {run.stored['chunkflow']} and the papers listed under Methods",
+        "to cite": f"chunkflow {run.stored['chunkflow']} and the papers listed under Methods"
+        if run.is_complete
+        else "",
     }
     rows = [[escape(name), escape(value)] for name, value in facts.items() if value]
     stages = [[escape(key), escape(_parameters(values)) or "(no parameters)"] for key, values in run.stages.items()]
@@ -62,6 +69,12 @@ def what_ran(run: RunFacts) -> str:
         + "<h3>Stages and their parameters</h3>"
         + html_table((), stages, texts={0, 1}, kind="facts")
     )
+
+
+def _read_as(options: Mapping[str, Any]) -> str:
+    """What was said of the input beyond its path, where it is not what is taken when nothing is said."""
+    plain = asdict(InputOptions()) | {"path": options.get("path"), "expansion": options.get("expansion")}
+    return _parameters({key: value for key, value in options.items() if value != plain.get(key)})
 
 
 def digest_of_settings(run: RunFacts) -> str:
@@ -116,12 +129,22 @@ def _with_whole_paths(value: Any, key: str = "") -> Any:
     return str(Path(value).resolve()) if is_path else value
 
 
+def napari_path(result: Result) -> Place | None:
+    """What napari-ome-zarr opens of a result: the image with its labels, the labels alone, or the probability."""
+    image = result.path / "image.ome.zarr"
+    if result.image is not None:
+        return image
+    if any(getattr(result, name) is not None for name in ("labels", "mask", "classes", "skeleton")):
+        return image / "labels"
+    return None if result.probability is None else result.path / "probability.ome.zarr"
+
+
 def how_to_open(run: RunFacts) -> str:
     """Lines to copy for every viewer that can show what was saved."""
     out = run.result.path.resolve()
     parts = []
-    if (out / "image.ome.zarr").is_dir():
-        command = f"napari --plugin napari-ome-zarr {shlex.quote(str(out / 'image.ome.zarr'))}"
+    if shown := napari_path(run.result):
+        command = f"napari --plugin napari-ome-zarr {shlex.quote(str(shown.resolve()))}"
         parts.append(("In napari", "A shell line; needs napari and napari-ome-zarr.", command))
     layers = [name for name in SAVED if getattr(run.result, name) is not None]
     if layers:

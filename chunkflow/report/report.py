@@ -215,7 +215,7 @@ def _lead(run: RunFacts) -> str:
     if not run.is_complete:
         found = "A run that is not complete"
     elif "objects" not in numbers:
-        found = "A restored image"
+        found = "A restored image" if {"correct", "deconvolve"} & set(run.stages) else "An image"
     elif numbers["objects"] == 0:
         found = "No objects"
     else:

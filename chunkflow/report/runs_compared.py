@@ -133,7 +133,7 @@ def _asked(runs: Sequence[RunFacts], names: Sequence[str]) -> str:
     every = list(dict.fromkeys(name for known in settings for name in known))
     rows = []
     for name in every:
-        values = [known.get(name, "–") for known in settings]
+        values = [None if known.get(name) == [] else known.get(name) for known in settings]  # shown alike
         if any(value != values[0] for value in values):
             rows.append([f"<code>{escape(name)}</code>", *(escape(_value(value)) for value in values)])
     if not rows:

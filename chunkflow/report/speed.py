@@ -197,7 +197,9 @@ def _strip(pace: Pace, worker: str, edges: NDArray[np.float64], top: float, shar
     step = (STRIP_RIGHT - STRIP_LEFT) / (len(edges) - 1)
     cells = "".join(
         f"<rect x='{STRIP_LEFT + step * k:.1f}' y='{top + 2:.0f}' width='{step + 0.1:.1f}' height='{ROW - 4}' "
-        f"fill='{colors[most[k]]}' opacity='{min(1.0, 0.25 + 0.75 * amount[k]):.2f}'/>"
+        f"fill='{colors[most[k]]}' opacity='{min(1.0, 0.25 + 0.75 * amount[k]):.2f}'>"
+        f"<title>{escape([*names, 'others'][most[k]])}: busy {amount[k]:.0%} of {edges[k]:.3g} to "
+        f"{edges[k + 1]:.3g} s</title></rect>"
         for k in np.flatnonzero(amount > FAINT).tolist()
     )
     return (

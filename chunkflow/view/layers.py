@@ -84,16 +84,19 @@ def _placed(scene: Scene) -> dict[str, Any]:
 def _array(folder: Place, scene: Scene, layer: Layer) -> LayerData:
     path, count = folder / layer.path, levels_of(folder, layer.path)
     levels = [as_dask_array(open_volume(path, level=level).array) for level in range(count)]
-    keywords: dict[str, Any] = {"name": layer.name, "visible": layer.is_visible, "multiscale": True, **_placed(scene)}
+    several = len(levels) > 1  # napari takes a list of one level for a stack of planes
+    data = levels if several else levels[0]
+    keywords: dict[str, Any] = {"name": layer.name, "visible": layer.is_visible, "multiscale": several}
+    keywords |= _placed(scene)
     if layer.is_labels:
         if layer.name == "objects":
             keywords["features"] = object_features(folder)
-        return levels, {**keywords, "opacity": LABELS_OPACITY}, "labels"
+        return data, {**keywords, "opacity": LABELS_OPACITY}, "labels"
     if layer.window is not None:
         keywords["contrast_limits"] = layer.window
     if layer.color != "FFFFFF":
         keywords["colormap"] = f"#{layer.color}"
-    return levels, {**keywords, "blending": "additive"}, "image"
+    return data, {**keywords, "blending": "additive"}, "image"
 
 
 def object_features(folder: Place) -> pd.DataFrame:
@@ -128,7 +131,7 @@ def _skeleton(scene: Scene, result: Result) -> LayerData:
     keywords = {
         "name": "skeleton lines",
         "features": features,
-        "edge_color": object_colors(features["object_id"].to_numpy()),
+        "edge_color": object_colors(features["object_id"].to_numpy()) if len(where) else "#ffffff",
         "edge_width": LINE_WIDTH,
         "vector_style": "line",
         "opacity": 1.0,

@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from chunkflow.cli.endings import reported
+from chunkflow.storage.files import write_atomic
 
 
 @pytest.mark.skipif(
@@ -38,3 +39,17 @@ def test_a_file_that_goes_missing_in_the_midst_is_unexpected(
         command()
     assert ended.value.exit_code == 1
     assert "please report" in capsys.readouterr().err
+
+
+def test_a_rename_that_is_refused_names_the_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "page").mkdir()
+
+    @reported
+    def command() -> None:
+        write_atomic(tmp_path / "page", b"<html>")
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'page'}: Is a directory" in said and "partial" not in said

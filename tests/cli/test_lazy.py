@@ -56,7 +56,15 @@ with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(Syst
     app([], prog_name="chunkflow")
 print(json.dumps([said.getvalue(), sorted({TOP})]))
 """
-    for typed, expected in {"chunkflow re": ["report"], "chunkflow run --over": ["--overwrite"]}.items():
+    completed = {
+        "chunkflow re": ["report"],
+        "chunkflow run --over": ["--overwrite"],
+        "chunkflow view out --layout x": ["xy", "xz", "xy-3d"],
+        "chunkflow init neu": ["neurites-em"],
+        "chunkflow run p.yaml --on s": ["serial", "slurm"],
+        "chunkflow psf psf.tif --microscope c": ["confocal"],
+    }
+    for typed, expected in completed.items():
         asked = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")), "_CHUNKFLOW_COMPLETE": "complete_bash"}
         said, found = printed(code, **asked)
         assert said.split() == expected

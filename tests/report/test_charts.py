@@ -51,6 +51,16 @@ def test_a_bar_tells_what_it_stands_for_under_the_pointer() -> None:
     assert titles[0].startswith("1 to ") and titles[0].endswith("2 branches")
 
 
+def test_a_point_of_a_line_tells_what_it_stands_for_under_the_pointer() -> None:
+    values = np.array([1.0, np.nan, 1234.56])
+    svg = charts.line(values, first=5, x_label="plane (z)", y_label="gain")
+    assert re.findall("<title>(.*?)</title>", svg) == ["5: 1 gain", "7: 1,235 gain"]
+    across = [float(x) for x in re.findall("<circle cx='([^']*)'", svg)]
+    np.testing.assert_allclose(across, points(svg)[:, 0])
+    long = charts.line(np.arange(5000.0), first=0, x_label="x", y_label="y")
+    assert "<title>" not in long
+
+
 def test_whole_numbers_have_a_bar_each() -> None:
     svg = charts.counts_of(np.array([1, 1, 1, 3, 3, 4]), "degree", what="nodes")
     assert re.findall("<title>(.*?)</title>", svg) == ["1: 3 nodes", "3: 2 nodes", "4: 1 nodes"]

@@ -62,6 +62,30 @@ def test_references_are_numbered_as_they_are_cited_and_none_is_without_a_citatio
     assert "Otsu" not in listed
 
 
+def test_graph_metrics_are_told_with_where_they_are_from():
+    text = methods_text(stored("threshold", "label", "skeleton", {"measure": {"graph_metrics": True}}))
+    first, second = re.search(r"random graphs and lattices of the same degrees \[(\d+), (\d+)\]\.", text).groups()
+    assert f"[{first}] Maslov S" in text
+    assert f"[{second}] Telesford QK" in text
+    assert "lattices" not in methods_text(stored(*WHOLE))
+
+
+def test_voxels_that_were_left_out_are_told():
+    text = methods_text(stored(*WHOLE, mask="cells/inside.ome.zarr", nodata=7, nan="zero"))
+    assert "Only voxels inside the mask inside.ome.zarr were used." in text
+    assert "Voxels of the value 7 were left out." in text
+    assert "Voxels without a number were read as 0." in text
+    assert not re.search("mask|left out|without a number", methods_text(stored(*WHOLE)))
+
+
+@pytest.mark.parametrize("kind", ["labels", "mask"])
+def test_of_labels_and_masks_no_intensities_are_told(kind):
+    stages = ["skeleton", "measure"] if kind == "labels" else ["label", "measure"]
+    text = methods_text(stored(*stages, kind=kind))
+    assert "surfaces are Crofton estimates" in text and "intensities" not in text
+    assert "intensities are those of the raw image" in methods_text(stored(*WHOLE))
+
+
 def test_a_shared_threshold_is_told_with_its_rule():
     text = methods_text(
         stored({"threshold": {"method": "fixed", "value": 81.5}}, "label"),

@@ -255,12 +255,20 @@ def test_nothing_found_is_said(tmp_path: Path) -> None:
     assert "xy slice: gray" in page.images
 
 
-def test_a_restored_image_alone_is_a_report(tmp_path: Path) -> None:
+def test_an_image_alone_is_a_report_and_not_called_restored(tmp_path: Path) -> None:
     page = read(run(tmp_path, rings(), [cf.Resample()]))
-    assert "A restored image in" in page.text and "Certificate" not in page.text
+    assert " An image in" in page.text and "restored" not in page.text
+    assert "Certificate" not in page.text
     assert sorted(page.images) == [
         f"{plane} {how}: gray" for plane in ("xy", "xz", "zy") for how in ("projection", "slice")
     ]
+
+
+def test_what_was_said_of_the_input_is_told(tmp_path: Path) -> None:
+    labels = (rings() > 50).astype(np.uint16)
+    page = read(run(tmp_path, labels, [cf.Measure()], kind="labels", save=()))
+    assert "read as kind: labels" in page.text
+    assert "intensities are those" not in page.text
 
 
 def test_without_a_skeleton_the_objects_are_told(tmp_path: Path) -> None:

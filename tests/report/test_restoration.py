@@ -59,6 +59,7 @@ def rows(html: str) -> dict[str, list[str]]:
 
 
 def test_the_section_says_how_it_was_restored_and_how_far_tiles_can_be_relied_on(tiled: cf.Result) -> None:
+    assert "A restored image in" in page(tiled)
     found = rows(section(page(tiled)))
     image, check = spotted(), tiled.pass_values("deconvolve-check")
     clipped = int(tiled.pass_values("deconvolve-range")["clipped"][0])

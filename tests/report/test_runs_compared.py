@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+import chunkflow as cf
 from chunkflow.errors import IncompleteError, InputNotFoundError, UsageError
 from chunkflow.report.runs_compared import names_of, write_runs_compared
+from chunkflow.run.driver import run_plan
 from chunkflow.run.result import Result
-from tests.report.conftest import run_rings
+from chunkflow.testing import suites
+from tests.report.conftest import VOXEL_UM, rings, run_rings
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,20 @@ def test_parameters_that_differ_are_named_and_no_others(rings_result: Result, ot
     asked.pop("", None)
     assert asked == {"threshold.value": ["50", "18.5"]}
     assert "to the last bit: scan, range." not in html  # two inputs, each written by itself
+
+
+def test_of_a_stage_that_others_lack_only_what_has_a_value_is_named(rings_result: Result, tmp_path: Path) -> None:
+    suites.write_volume(tmp_path / "in.ome.zarr", rings(), VOXEL_UM)
+    stages = [cf.Threshold(method="fixed", value=50.0), cf.Label()]
+    plan = cf.Pipeline(stages, output=cf.OutputOptions(save=("image", "labels"))).plan(
+        tmp_path / "in.ome.zarr", tmp_path / "few", block=(32, 32, 64)
+    )
+    few = run_plan(plan, on="serial", device="cpu", report=False)
+    html = write_runs_compared([rings_result.path, few.path], tmp_path / "page.html").read_text()
+    asked = cells(section(html, "What was asked differently"))
+    asked.pop("", None)
+    assert asked["measure"] == ["yes", "–"] and asked["measure.intensity"] == ["raw", "–"]
+    assert [name for name, values in asked.items() if len(set(values)) == 1] == []
 
 
 def test_totals_stand_beside_each_other_with_their_difference(

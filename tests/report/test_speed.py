@@ -95,6 +95,9 @@ def test_workers_are_shown_by_how_busy_they_were_and_what_they_did() -> None:
     assert {color for y, color in drawn if y == "2"} == {charts.PALETTE[0]}
     assert {color for y, color in drawn if y != "2"} == {charts.PALETTE[1]}
     assert len([1 for y, _ in drawn if y != "2"]) == pytest.approx(BARS / 2, abs=2)
+    titles = re.findall("<title>(.*?)</title>", svg)
+    assert len(titles) == len(drawn) and titles[0].startswith("a: busy 100% of 0 to 0.111 s")
+    assert titles[-1].startswith("b: busy")
 
 
 def test_many_workers_passes_and_blocks_keep_the_page_small() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import chunkflow as cf
+from chunkflow.testing import suites
 
 pytest.importorskip("napari", reason="napari is not installed")
 
@@ -95,3 +96,27 @@ def test_napari_shows_image_labels_skeleton_and_the_row_of_what_is_clicked(
     low, high = facts["contrast"]
     image = np.asarray(result.image[...])
     assert image.min() <= low < high < image.max()
+
+
+LAYERS = """
+import json, sys
+from napari.layers import Layer
+from chunkflow.view.layers import result_layers
+made = [Layer.create(data, keywords, kind) for data, keywords, kind in result_layers(sys.argv[1])]
+print(json.dumps([[layer.name, layer.ndim, len(layer.data)] for layer in made]))
+"""
+
+
+@pytest.mark.parametrize("is_empty", [False, True], ids=["a rod", "nothing"])
+@pytest.mark.parametrize("planes", [1, 9])
+def test_napari_takes_small_results_and_those_without_objects(planes: int, is_empty: bool, tmp_path: Path) -> None:
+    """Small ones have one level and no pyramid: of that, napari wants the array."""
+    image = np.zeros((planes, 19, 33), np.uint16)
+    image[planes // 2, 8:11, 3:30] = 0 if is_empty else 100
+    suites.write_volume(tmp_path / "in.ome.zarr", image)
+    stages = [cf.Threshold(method="fixed", value=50.0), cf.Label(), cf.Skeleton(), cf.Measure()]
+    result = cf.Pipeline(stages).plan(tmp_path / "in.ome.zarr", tmp_path / "out").run(on="serial", device="cpu")
+    found = {name: (ndim, count) for name, ndim, count in json.loads(child(str(result.path), code=LAYERS))}
+    assert found["image"] == found["objects"] == found["skeleton"] == (3, planes)
+    assert found["nodes"] == (3, len(result.nodes)) and (found["nodes"][1] == 0) == is_empty
+    assert found["skeleton lines"][0] == 3 and (found["skeleton lines"][1] == 0) == is_empty
