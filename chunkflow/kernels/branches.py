@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 NODE_KINDS = np.array(["end", "junction", "isolated", "cycle"])
 FORMS = np.array(["tubes", "sheet", "blob"])
 SHEET = 1.5
+SHORT = 4
+BAR = 1.8
 BRANCH_KINDS = np.array(["junction-junction", "end-junction", "end-end", "cycle"])
 
 
@@ -146,24 +148,36 @@ def node_columns(
 
 
 def forms(
-    volume_um3: Floats, surface_um2: Floats, length_um: Floats, inscribed_um: Floats, *, voxel_um: float
+    volume_um3: Floats,
+    surface_um2: Floats,
+    length_um: Floats,
+    branches: Ints,
+    inscribed_um: Floats,
+    *,
+    voxel_um: float,
 ) -> NDArray[np.str_]:
     """What an object is to a curve skeleton: (K,) "tubes", "sheet", "blob", or "" where no radius is known.
 
     Surface times half the thickness over volume is 1 for a sheet, 2 for a cylinder and 3 for a ball, whatever they are
     bent to; below `SHEET` the skeleton is an arbitrary net of lines in a sheet. The inscribed radius stands for half
-    the thickness, so that a sheet with a lump is not told. Of the others, one whose skeleton is no longer than it is
-    wide (twice the inscribed radius) is a blob.
+    the thickness, so that a sheet with a lump is not told. Of what is few voxels wide both numbers are too small, and
+    most tubes of up to 2.5 voxels radius would be sheets. So a sheet also has a net of branches that are in the mean
+    shorter than `SHORT` widths (8 radii; in sheets up to 7.4 were measured), or `BAR` times the volume of a square bar
+    as wide, and as long as the skeleton with its ends (tubes have up to 1.7). Of the others, one whose skeleton is no
+    longer than it is wide (twice the inscribed radius) is a blob.
 
     Parameters
     ----------
-    length_um : (K,) of the skeleton.
+    length_um, branches : (K,) of the skeleton: length, and number of branches.
     inscribed_um : (K,), NaN where it is not known.
     voxel_um : half of it is taken off the radius, which ends at the centre of the nearest voxel outside.
     """
     half = np.maximum(inscribed_um - voxel_um / 2, 0)
-    is_blob = length_um <= 2 * inscribed_um
-    found = np.where(surface_um2 * half < SHEET * volume_um3, FORMS[1], np.where(is_blob, FORMS[2], FORMS[0]))
+    width = 2 * inscribed_um
+    is_flat = surface_um2 * half < SHEET * volume_um3
+    is_net = (branches > 1) & (length_um < SHORT * width * branches)
+    is_wide = volume_um3 > BAR * (length_um + 2 * width) * width**2
+    found = np.where(is_flat & (is_net | is_wide), FORMS[1], np.where(length_um <= width, FORMS[2], FORMS[0]))
     return np.where(np.isfinite(inscribed_um), found, "")
 
 

@@ -138,7 +138,7 @@ class MergeObjects:
     regions: str
     extents: str
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
         totals = folded(records[self.sums], sums_of, measure.merge_sums)
@@ -190,11 +190,13 @@ class MergeObjects:
     ) -> dict[str, NDArray[Any]]:
         """What a skeleton tells of each object, "" without one."""
         label = columns["object_id"]
-        length = np.zeros(len(label))
+        length, count = np.zeros(len(label)), np.zeros(len(label), np.int64)
         for part in iterate(records[PARTS]) if self.graph else ():
-            np.add.at(length, np.searchsorted(label, part["branches.object_id"]), part["branches.length_um"])
+            rows = np.searchsorted(label, part["branches.object_id"])
+            np.add.at(length, rows, part["branches.length_um"])
+            np.add.at(count, rows, 1)
         volume, area, inscribed = (columns[name] for name in ("volume_um3", "surface_um2", "inscribed_radius_um"))
-        return {"form": branches.forms(volume, area, length, inscribed, voxel_um=min(self.voxel_um))}
+        return {"form": branches.forms(volume, area, length, count, inscribed, voxel_um=min(self.voxel_um))}
 
     def _inscribed(self, label: NDArray[np.uint64], records: Sequence[Record]) -> NDArray[np.float64]:
         if not self.graph:

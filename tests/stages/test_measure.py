@@ -153,6 +153,22 @@ def test_objects_that_a_skeleton_tells_little_of_are_named(name: str, form: str)
         assert left.tables["objects"]["form"].tolist() == [form]
 
 
+@pytest.mark.parametrize("radius", [0.8, 1.0, 1.2, 1.5, 1.8, 2.0, 2.5])
+def test_thin_tubes_are_no_sheets_whatever_way_they_go(radius: float) -> None:
+    rng = np.random.default_rng(int(10 * radius))
+    for kind, axes in (("straight", np.eye(3)), ("bent", rng.standard_normal((3, 3)))):
+        for number in (1, 3) if radius <= 1.5 else (1,):  # arms, longer than four times their width
+            middle = 21.5 + rng.uniform(-1, 1, 3)
+            away = np.moveaxis(np.indices((44, 44, 44)), 0, -1) - middle
+            tube = np.zeros((44, 44, 44), bool)
+            for axis in axes[:number]:
+                along = axis / np.linalg.norm(axis)
+                t = np.clip(away @ along, -17 if number == 1 else 0, 17)
+                tube |= np.linalg.norm(away - t[..., None] * along, axis=-1) <= radius
+            left = run_in_memory([Label(min_voxels=9), Skeleton(), Measure()], tube, kind="mask", block=(44, 44, 44))
+            assert set(left.tables["objects"]["form"]) == {"tubes"}, (kind, number)
+
+
 def test_without_a_skeleton_no_form_is_told() -> None:
     left = run_in_memory([Label(), Measure()], phantom("tube"), kind="mask", block=(32, 44, 44))
     assert left.tables["objects"]["form"].tolist() == [""]
