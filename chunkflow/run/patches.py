@@ -55,6 +55,8 @@ class SampledPatches:
     augment: Augment
     seed: int
     cache: BlockCache
+    beyond: float = 0.0
+    """How far a patch may reach beyond the faces of a region, as a share of its side."""
 
     def sample(self, number: int) -> tuple[Float, NDArray[Any], Float]:
         """Image (C, Z, Y, X) float32, target (K, Z, Y, X) and weight (1 or K, Z, Y, X) float32."""
@@ -102,14 +104,22 @@ class SampledPatches:
         else:
             sizes = np.array([region.box.size for region in self.regions], np.float64)
             region = self.regions[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
-            room = [max(0, n - p) for n, p in zip(region.box.shape, self.patch, strict=True)]
-            first = np.array(region.box.start) + rng.integers(0, np.array(room) + 1)
+            room = [max(0, n + 2 * b - p) for n, b, p in zip(region.box.shape, self._beyond, self.patch, strict=True)]
+            first = np.array(region.box.start) - self._beyond + rng.integers(0, np.array(room) + 1)
+        lows = [a - b for a, b in zip(region.box.start, self._beyond, strict=True)]
+        highs = [a + b for a, b in zip(region.box.stop, self._beyond, strict=True)]
         return region, triple(
             tuple(
                 min(max(int(f), low), high - p) if high - low >= p else low - (p - (high - low)) // 2
-                for f, p, low, high in zip(first, self.patch, region.box.start, region.box.stop, strict=True)
+                for f, p, low, high in zip(first, self.patch, lows, highs, strict=True)
             )
         )
+
+    @property
+    def _beyond(self) -> Triple:
+        """Voxels beyond the faces; none along an axis of one voxel."""
+        z, y, x = (round(self.beyond * n) if n > 1 else 0 for n in self.patch)
+        return z, y, x
 
 
 def _inside(box: Box, region: Box) -> NDArray[np.bool_]:

@@ -121,6 +121,10 @@ class Training:
     foreground: float = 0.8
     """Share of the patches that are centred near a voxel of an object, each class as often as any other."""
 
+    beyond: float = 0.0
+    """How far patches may reach beyond the faces of a volume, as a share of their side. What lies there is mirrored, as
+    `predict` mirrors it, and counts for nothing: the network learns what objects near a face then look like."""
+
     augment: Augment = field(default_factory=Augment)
     validation: Validation = field(default_factory=Validation)
     recipe: Recipe = field(default_factory=Recipe)
@@ -138,6 +142,8 @@ class Training:
             raise ConfigError(f"patch {list(self.patch)} is not positive", "Give voxels for z, y, x")
         if not 0 <= self.foreground <= 1:
             raise ConfigError(f"foreground {self.foreground} is not a share", "Give a number from 0 to 1")
+        if not 0 <= self.beyond <= 0.5:
+            raise ConfigError(f"beyond {self.beyond} is not a share of a patch", "Give a number from 0 to 0.5")
         if self.cache_gib < 0:
             raise ConfigError(f"cache_gib {self.cache_gib} is negative", "Give 0 or more")
         if self.freeze is not None and self.start is None:

@@ -73,6 +73,7 @@ class Work:
             augment=training.augment,
             seed=training.recipe.seed,
             cache=cache,
+            beyond=training.beyond,
         )
         score = training.validation.score or validation.usual_score(target)
         # Every process is told whether there is validation, which is the first one's alone.

@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from chunkflow.errors import UsageError
 from chunkflow.synth.crowds import REACH_VOX, VOXEL_UM, Cells, draw_cells, draw_tubes, grow_tubes
+from chunkflow.synth.stray import stray_psf, through
 
 Float = NDArray[np.float64]
 Image = NDArray[np.float32]
@@ -30,7 +31,7 @@ Pair = tuple[float, float]
 Triple = tuple[int, int, int]
 
 SHAPE: Triple = (96, 128, 128)
-LEAST = dict.fromkeys(("tail", "halo", "cytoplasm", "read_noise", "background", "gap_um"), 0.0) | {
+LEAST = dict.fromkeys(("tail", "halo", "stray", "cytoplasm", "read_noise", "background", "gap_um"), 0.0) | {
     "tail_shift_um": -inf
 }
 """Of ranges that need not be positive."""
@@ -76,6 +77,10 @@ class Ranges:
     """How far along z the tail's middle lies from the core's, as it does where refractive indices differ."""
     halo: Pair = (0.0, 0.05)
     """Share of the light in a wide halo."""
+    stray_probability: float = 0.0
+    """Of a stack to have light of an aberrated PSF, which draws rings and ghosts beside bright tubes."""
+    stray: Pair = (0.1, 0.9)
+    """Share of it in what is seen, at most 1."""
     step_z_um: Pair = (0.056, 0.3)
     """Distance of the acquired planes; the stack is brought back to cubic voxels by linear interpolation."""
     background: Pair = (0.02, 0.3)
@@ -92,8 +97,8 @@ class Ranges:
                 if not 0 <= value <= 1:
                     raise UsageError(f"{field.name} is {value}", "Give a number from 0 to 1")
                 continue
-            least = LEAST.get(field.name, 1e-9)
-            if len(value) != 2 or not (least <= value[0] <= value[1] and all(map(isfinite, value))):
+            least, most = LEAST.get(field.name, 1e-9), 1.0 if field.name == "stray" else inf
+            if len(value) != 2 or not (least <= value[0] <= value[1] <= most and all(map(isfinite, value))):
                 raise UsageError(f"{field.name} {value} is no range", "Give the smallest and the largest, in order")
 
 
@@ -143,18 +148,21 @@ def mitochondria_stack(seed: int, ranges: Ranges | None = None, shape: Triple = 
 
 
 def _blurred(light: Image, rng: np.random.Generator, ranges: Ranges) -> Image:
-    """Through a Gaussian core, an axial tail and a wide halo, which share the light."""
+    """Through a Gaussian core, an axial tail and a wide halo, which share the light, mixed with an aberrated PSF."""
     lateral = rng.uniform(*ranges.sigma_lateral_um) / VOXEL_UM
     axial = rng.uniform(*ranges.sigma_axial_um) / VOXEL_UM
     tail, halo = rng.uniform(*ranges.tail), rng.uniform(*ranges.halo)
     (shape,) = rng.spawn(1)
     spread, shift = shape.uniform(*ranges.tail_spread), shape.uniform(*ranges.tail_shift_um) / VOXEL_UM
+    stray = shape.uniform(*ranges.stray) if shape.random() < ranges.stray_probability else 0.0
     core = _gaussian(light, axial, lateral)
     seen = (1 - tail - halo) * core
     # wider ones from the core: variances of Gaussians add
     long = _gaussian(core, 2.0 * spread * axial, 0.8 * spread * lateral)
     seen += tail * ndimage.shift(long, (shift, 0, 0), order=1, mode="nearest")
     seen += halo * _gaussian(core, 2.0 * axial, 5.0 * lateral)
+    if stray:
+        seen = (1 - stray) * seen + stray * through(stray_psf(shape, VOXEL_UM), light)
     return np.asarray(seen, np.float32)
 
 

@@ -33,7 +33,9 @@ def volumes(voxels, write_volume, tmp_path_factory):
     return write_volume(folder / "image.ome.zarr", image), write_volume(folder / "labels.ome.zarr", labels)
 
 
-def patches(volumes, box=None, *, share=0.0, target=None, patch=(8, 16, 16), augment=None, cache=2**28, seed=0):
+def patches(
+    volumes, box=None, *, share=0.0, target=None, patch=(8, 16, 16), augment=None, cache=2**28, seed=0, beyond=0.0
+):
     image, labels = volumes
     region = Region(images=(image,), labels=labels, box=box or labels.box, scalings=(Scaling(),))
     target = target or Target()
@@ -46,6 +48,7 @@ def patches(volumes, box=None, *, share=0.0, target=None, patch=(8, 16, 16), aug
         augment=augment or Augment.none(),
         seed=seed,
         cache=BlockCache(cache),
+        beyond=beyond,
     )
 
 
@@ -227,3 +230,21 @@ def test_a_label_beyond_the_classes_is_named_with_its_volume(write_volume, tmp_p
     volume = write_volume(tmp_path / "classes.ome.zarr", labels)
     with pytest.raises(InputError, match=rf"classes\.ome\.zarr.* holds label {wrong}, .* 3 classes"):
         find_foreground([(volume, volume.box)], Target(kind="classes", classes=3, ignore=9))
+
+
+def test_a_patch_beyond_the_faces_shows_mirrored_voxels_that_count_for_nothing(volumes, voxels):
+    """Like numpy's "reflect"; half a patch beyond at most, and never all of it."""
+    margin = (4, 8, 8)
+    wide = np.pad(voxels[0], [(m, m) for m in margin], "reflect").astype(np.float32)
+    inside = np.pad(np.ones(SHAPE, bool), [(m, m) for m in margin])
+    source = patches(volumes, beyond=0.5)
+    outside = 0
+    for number in range(60):
+        image, _, weight = source.sample(number)
+        _, start = source._place(generator(0, number, "place"))
+        assert all(-m <= s <= n + m - p for s, m, n, p in zip(start, margin, SHAPE, (8, 16, 16), strict=True))
+        box = tuple(slice(s + m, s + m + p) for s, m, p in zip(start, margin, (8, 16, 16), strict=True))
+        np.testing.assert_array_equal(image[0], wide[box])
+        np.testing.assert_array_equal(weight[0] > 0, inside[box])
+        outside += not inside[box].all()
+    assert outside > 5

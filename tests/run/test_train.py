@@ -335,3 +335,9 @@ def test_the_example_is_valid_and_names_no_default_twice():
     training = Training.from_yaml(file, ["steps=5", "target.grow=0.5"])
     assert (training.recipe.steps, training.target.grow, training.target.soft) == (5, 0.5, True)
     assert training.pairs[0].image == str(file.parent / "volume" / "image.ome.zarr")
+
+
+@pytest.mark.parametrize("beyond", [-0.1, 0.6])
+def test_patches_that_would_lie_mostly_beyond_a_face_are_refused(beyond):
+    with pytest.raises(ConfigError, match="beyond .* is not a share of a patch"):
+        Training.from_dict({"version": 1, "pairs": [{"image": "a", "labels": "b"}], "beyond": beyond})

@@ -99,6 +99,7 @@ def test_what_is_cut_away_holds_neither_tubes_nor_their_light() -> None:
         ({"photons": (0.0, 5.0)}, "photons"),
         ({"cell_probability": 1.5}, "cell_probability"),
         ({"background": (-0.1, 0.1)}, "background"),
+        ({"stray": (0.5, 1.1)}, "stray"),
     ],
 )
 def test_a_range_without_a_sense_is_refused_by_its_name(given: dict, said: str) -> None:
