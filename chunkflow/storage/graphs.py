@@ -237,12 +237,15 @@ class _Swc:
     """Branch, and the node that it stops short of."""
     number_of_node: dict[int, int] = field(default_factory=dict)
 
-    def add(self, zyx_radius: Sequence[float], parent: int) -> int:
-        """Append a sample; its number."""
-        self.count += 1
-        z, y, x, radius = zyx_radius
-        self.body.write(f"{self.count} 0 {x:.6f} {y:.6f} {z:.6f} {radius:.6f} {parent}\n".encode())
-        return self.count
+    def add(self, samples: Sequence[Sequence[float]], parent: int) -> int:
+        """Append samples z, y, x, radius, each the parent of the next; the number of the last, `parent` if there is none."""
+        lines = []
+        for z, y, x, radius in samples:
+            self.count += 1
+            lines.append(f"{self.count} 0 {x:.6f} {y:.6f} {z:.6f} {radius:.6f} {parent}\n")
+            parent = self.count
+        self.body.write("".join(lines).encode())
+        return parent
 
     def head(self, label: int, rows: _Rows) -> bytes:
         """What stands before the samples: what the file is, and which loops are cut."""
@@ -273,7 +276,7 @@ def _grow(swc: _Swc, root: int, at_node: dict[int, list[tuple[int, int, int]]], 
     def sample_of(node: int) -> list[float]:
         return [*rows.node_um[node].tolist(), float(rows.node_radius_um[node])]
 
-    swc.number_of_node[root] = swc.add(sample_of(root), -1)
+    swc.number_of_node[root] = swc.add([sample_of(root)], -1)
     queue = deque([(root, branch) for branch in at_node[root]])
     walked: set[int] = set()
     while queue:
@@ -281,13 +284,11 @@ def _grow(swc: _Swc, root: int, at_node: dict[int, list[tuple[int, int, int]]], 
         if branch in walked:
             continue
         walked.add(branch)
-        number = swc.number_of_node[node]
-        for sample in rows.inner(branch)[::direction].tolist():
-            number = swc.add(sample, number)
+        number = swc.add(rows.inner(branch)[::direction].tolist(), swc.number_of_node[node])
         if far in swc.number_of_node:
             swc.cuts.append((branch, far))
             continue
-        swc.number_of_node[far] = swc.add(sample_of(far), number)
+        swc.number_of_node[far] = swc.add([sample_of(far)], number)
         queue.extend((far, onward) for onward in at_node[far])
 
 
