@@ -238,7 +238,7 @@ class _Swc:
     number_of_node: dict[int, int] = field(default_factory=dict)
 
     def add(self, samples: Sequence[Sequence[float]], parent: int) -> int:
-        """Append samples z, y, x, radius, each the parent of the next; the number of the last, `parent` if there is none."""
+        """Append samples z, y, x, radius, each the parent of the next; the number of the last, `parent` without any."""
         lines = []
         for z, y, x, radius in samples:
             self.count += 1
