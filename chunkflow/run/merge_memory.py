@@ -53,7 +53,7 @@ class Held:
 
 
 HELD: Mapping[str, Held] = {
-    "regions-merge": Held(source="label", array="region_value", per_row=220, rows="regions"),
+    "regions-merge": Held(source="label", array="region_value", per_row=180, rows="regions"),
     "objects": Held(source="label-merge", array="count", per_row=1400, rows="objects", is_count=True),
     "networks": Held(source="label-merge", array="count", per_row=460, rows="objects", is_count=True),
     "apply-merge": Held(source="apply", array="first", per_row=90, rows="objects of tiles"),
