@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from chunkflow.kernels.components import dense_labels
 from chunkflow.kernels.limbs import LIMB, LIMB_MASK, carry, integers, intensity_sums
+from chunkflow.kernels.runs import stop_of_run
 
 Triple = tuple[int, int, int]
 
@@ -318,8 +319,7 @@ def _add_positions(
             x = 0
             while x < width:
                 begin, label = x, dense[z, y, x]
-                while x < width and dense[z, y, x] == label:
-                    x += 1
+                x = stop_of_run(dense[z, y], begin)
                 if label == 0:
                     continue
                 length = x - begin

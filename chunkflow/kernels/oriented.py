@@ -19,6 +19,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from chunkflow.kernels.components import dense_labels
+from chunkflow.kernels.runs import stop_of_run
 
 Triple = tuple[int, int, int]
 TripleUm = tuple[float, float, float]
@@ -90,8 +91,7 @@ def _extend(dense: NDArray[np.uint32], start: NDArray[np.int64], weights: Floats
             x = 0
             while x < width:
                 begin, label = x, dense[z, y, x]
-                while x < width and dense[z, y, x] == label:
-                    x += 1
+                x = stop_of_run(dense[z, y], begin)
                 if label == 0:
                     continue
                 for d in range(weights.shape[1]):

@@ -107,15 +107,27 @@ def face_contacts(runs: Runs, component: Numbers) -> NDArray[np.int64]:
 
 
 def corner_links(runs: Runs, component: Numbers, count: int) -> NDArray[np.int64]:
-    """(L, 2) int64, pairs of components 1..count of one non-zero value that touch over edges and corners of voxels.
+    """(L, 2) int64, pairs (smaller, larger) of components 1..count of one non-zero value that hang together at 26.
 
-    Components are those at 6 with background. As many pairs as it takes to connect all that touch, fewer than `count`.
+    Components are those at 6 with background. As many pairs as it takes to connect all of an object, fewer than
+    `count`: each component beside the first one of its object.
     """
-    links = np.empty((count, 2), np.int64)
-    parent = np.arange(count + 1, dtype=np.int64)
-    before = np.array(_ROWS_BEFORE[26], np.int64)
-    used = _link_corners(runs.row, runs.start, runs.value, runs.shape, before, component, parent, links)
-    return links[:used].copy()
+    joined, objects = connected(runs, 26, background=False)
+    of_component = np.zeros(count + 1, np.int64)
+    of_component[component] = joined
+    first = np.zeros(objects + 1, np.int64)
+    first[of_component[:0:-1]] = np.arange(count, 0, -1)  # the smallest is written last
+    pairs = np.stack((first[of_component[1:]], np.arange(1, count + 1)), axis=1)
+    return np.asarray(pairs[(of_component[1:] != 0) & (pairs[:, 0] != pairs[:, 1])])
+
+
+@njit(cache=True, nogil=True)
+def stop_of_run(row: NDArray[Any], begin: int) -> int:
+    """Where the run of equal values that begins at `begin` ends; row : (X,)"""
+    stop = begin + 1
+    while stop < row.size and row[stop] == row[begin]:
+        stop += 1
+    return stop
 
 
 @njit(cache=True, nogil=True)
@@ -289,61 +301,3 @@ def _note(a: int, b: int, last: np.uint64, keys: NDArray[np.uint64], count: int)
     if count < keys.size:
         keys[count] = key
     return count + 1, key
-
-
-@njit(cache=True, nogil=True)
-def _link_corners(
-    row: NDArray[np.int64],
-    start: NDArray[np.int32],
-    value: NDArray[Any],
-    shape: Shape,
-    before: NDArray[np.int64],
-    component: Numbers,
-    parent: NDArray[np.int64],
-    links: NDArray[np.int64],
-) -> int:
-    """Write the links that join two trees of components; `parent` holds a root of its own for each."""
-    depth, height, width = shape
-    count = 0
-    for z in range(depth):
-        for y in range(height):
-            r = z * height + y
-            if row[r + 1] - row[r] == 1 and value[row[r]] == 0:
-                continue
-            for o in range(before.shape[0]):
-                if z + before[o, 0] < 0 or not 0 <= y + before[o, 1] < height:
-                    continue
-                q = r + before[o, 0] * height + before[o, 1]
-                if row[q + 1] - row[q] == 1 and value[row[q]] == 0:
-                    continue
-                i, j = row[r], row[q]
-                while True:
-                    count = _link(value, component, i, j, parent, links, count)
-                    end = _end(start, i, row[r + 1], width)
-                    other = _end(start, j, row[q + 1], width)
-                    if end == other:
-                        if end == width:
-                            break
-                        count = _link(value, component, i, j + 1, parent, links, count)
-                        count = _link(value, component, i + 1, j, parent, links, count)
-                    i += end <= other
-                    j += other <= end
-    return count
-
-
-@njit(cache=True, nogil=True)
-def _link(
-    value: NDArray[Any],
-    component: Numbers,
-    i: int,
-    j: int,
-    parent: NDArray[np.int64],
-    links: NDArray[np.int64],
-    count: int,
-) -> int:
-    """Link the components of two touching runs where they are of one object and in two trees."""
-    a, b = component[i], component[j]
-    if a != b and value[i] != 0 and value[i] == value[j] and join(parent, a, b):
-        links[count, 0], links[count, 1] = min(a, b), max(a, b)
-        return count + 1
-    return count

@@ -47,8 +47,8 @@ class BlockRegions:
     adjacency: NDArray[np.int64]
     """(M, 2) unique pairs of regions, of different values, that share a voxel face."""
     links26: NDArray[np.int64]
-    """(L, 2) pairs of regions of one non-zero value that touch, but share no face: as many as it takes to connect
-    all that do inside the block, fewer than K. All of them would be the largest record of a noisy block."""
+    """(L, 2) pairs of regions of one non-zero value that are 26-connected inside the block: as many as it takes to
+    connect all that are, fewer than K. All that touch would be the largest record of a noisy block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +109,20 @@ def block_regions(labels: NDArray[Any], border: Sides) -> BlockRegions:
     return BlockRegions(
         pieces,
         ComponentTable(*runs.table_of(cut, region, count)),
-        _on_border(pieces, count, border),
+        touches_sides(pieces, count, border),
         runs.face_contacts(cut, region),
         runs.corner_links(cut, region, count),
     )
+
+
+def touches_sides(pieces: NDArray[np.uint32], count: int, sides: Sides) -> NDArray[np.bool_]:
+    """(count,) whether a piece of a block, 1..count, has a voxel on one of the sides that are told."""
+    touches = np.zeros(count + 1, np.bool_)
+    for axis, ends in enumerate(sides):
+        for end, is_meant in zip((0, -1), ends, strict=True):
+            if is_meant:
+                touches[pieces.take(end, axis=axis)] = True
+    return touches[1:]
 
 
 def object_topology(
@@ -128,7 +138,8 @@ def object_topology(
     value : (P,) uint64, value of each region 0..P-1, 0 is background.
     touches_border : (P,) whether a region has a voxel on a side of the volume.
     adjacency : (M, 2) pairs of regions that share a voxel face; repeats and any order allowed.
-    links26 : (L, 2) pairs of regions of one non-zero value that touch; repeats and any order allowed.
+    links26 : (L, 2) pairs of regions of one non-zero value that are 26-connected, enough to connect all that are;
+        repeats and any order allowed.
 
     Returns
     -------
@@ -150,15 +161,6 @@ def object_topology(
         b2_open=open_cavities[is_object],
         fill=fill,
     )
-
-
-def _on_border(pieces: NDArray[np.uint32], count: int, border: Sides) -> NDArray[np.bool_]:
-    touches = np.zeros(count, np.bool_)
-    for axis, sides in enumerate(border):
-        for end, is_border in zip((0, -1), sides, strict=True):
-            if is_border:
-                touches[pieces.take(end, axis=axis) - 1] = True
-    return touches
 
 
 def _region_graph(touches_border: NDArray[np.bool_], adjacency: NDArray[np.int64]) -> _Graph:

@@ -41,7 +41,15 @@ from chunkflow.run.places import Places, run_folder, target_of
 from chunkflow.run.recompute import Recomputation
 from chunkflow.run.result import Result, open_result
 from chunkflow.run.seam_report import seam_report
-from chunkflow.run.verify_objects import Difference, ObjectChecks, check_objects, check_partition, first_of
+from chunkflow.run.verify_objects import (
+    Difference,
+    ObjectChecks,
+    check_background,
+    check_objects,
+    check_partition,
+    first_of,
+)
+from chunkflow.stages.instances import Instances
 from chunkflow.stages.label import Label
 from chunkflow.storage.files import write_atomic
 from chunkflow.storage.hierarchy import zarr_kind
@@ -264,11 +272,13 @@ class _Verifier:
         labels = kept["labels"].read(window)
         kind = self.plan.pipeline.input.kind
         foreground = self._foreground(window, labels)
-        label = next((s for s in self.plan.pipeline.stages if isinstance(s, Label)), Label())
-        if self._is_other:
-            differences = _unlike("foreground", (foreground != 0) & (labels != 0), labels != 0, window)
-        else:
-            differences = check_partition(
+        stages = self.plan.pipeline.stages
+        label = next((s for s in stages if isinstance(s, Label)), Label())
+        names = next((s.holes for s in stages if isinstance(s, Instances)), label)
+        largest_hole = names.largest_hole(self.plan.scale.voxel_um)
+        differences = check_background(foreground, labels, window, self.plan.shape, largest_hole=largest_hole)
+        if not self._is_other:
+            differences += check_partition(
                 foreground,
                 labels,
                 window,

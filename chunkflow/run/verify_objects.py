@@ -79,9 +79,6 @@ def check_partition(
     keeps_ids : ids must be the foreground's values.
     """
     found = []
-    outside = (foreground == 0) & (labels != 0)
-    if outside.any():
-        found.append(_said("labels", outside, window, "voxels outside the foreground that have an id"))
     pieces, table = label_block(foreground.astype(bool) if not keeps_ids else foreground, connectivity)
     if not len(table):
         return found
@@ -110,6 +107,45 @@ def check_partition(
         if wrong.any():
             found.append(_said("labels", wrong, window, "voxels of objects without an id"))
     return found
+
+
+def check_background(
+    foreground: NDArray[Any], labels: NDArray[Any], window: Box, shape: Triple, *, largest_hole: int | None
+) -> list[Difference]:
+    """Whether what is no foreground has no id but in the holes that are filled, and each of those has the right one.
+
+    foreground, labels : (Z, Y, X) over `window`.
+    largest_hole : voxels of the largest hole that is filled; 0 where none is, None for any.
+    """
+    outside = (foreground == 0) & (labels != 0)
+    if largest_hole == 0:
+        text = "voxels outside the foreground that have an id"
+        return [_said("labels", outside, window, text)] if outside.any() else []
+    before = np.where(foreground != 0, labels, labels.dtype.type(0))  # what the filters took is background
+    pieces, table = label_block(before == 0, 6)
+    if not len(table):
+        return []
+    expected = _commonest(pieces, labels, len(table))
+    cut, border = _ends(pieces, len(table), window, shape)
+    stays = border | (False if largest_hole is None else table.size > largest_hole)
+    right = np.where(stays, labels.dtype.type(0), _enclosing(pieces, before, len(table)))
+    known = ~cut | stays
+    expected[1:][known] = right[known]
+    unlike = (pieces != 0) & (labels != expected[pieces])
+    text = "voxels of background with another id than the object around them gives them"
+    return [_said("labels", unlike, window, text)] if unlike.any() else []
+
+
+def _enclosing(pieces: NDArray[np.uint32], labels: NDArray[Any], count: int) -> NDArray[Any]:
+    """(count,) the one id that shares faces with a piece, 0 where there are several or none."""
+    lowest, highest = np.full(count + 1, np.iinfo(labels.dtype).max, labels.dtype), np.zeros(count + 1, labels.dtype)
+    for axis in range(3):
+        low, high = (tuple(cut if a == axis else slice(None) for a in range(3)) for cut in (slice(-1), slice(1, None)))
+        for here, there in ((low, high), (high, low)):
+            meets = (pieces[here] != 0) & (labels[there] != 0)
+            np.minimum.at(lowest, pieces[here][meets], labels[there][meets])
+            np.maximum.at(highest, pieces[here][meets], labels[there][meets])
+    return np.where(lowest == highest, highest, labels.dtype.type(0))[1:]
 
 
 def _commonest(pieces: NDArray[np.uint32], labels: NDArray[Any], count: int) -> NDArray[Any]:

@@ -33,7 +33,7 @@ from chunkflow.stages.agglomerate import agglomerate_drafts
 from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Output, View, host
 from chunkflow.stages.distance import distance_drafts, spacing_weights
 from chunkflow.stages.instances_merge import MergeFlood, MergeSeeds
-from chunkflow.stages.label import Label, NonZero
+from chunkflow.stages.label import Label, NonZero, check_holes
 from chunkflow.stages.naming import Name, named_objects
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.scan import DATA
@@ -228,6 +228,8 @@ class Instances:
     connectivity : 6, 18 or 26
     min_voxels : instances of fewer voxels are dropped, after merging, and the others numbered without them
     min_volume_um3 : the same in um^3; give one of the two
+    fill_holes : whether background that one instance encloses becomes the instance's, as in label
+    max_hole_um3 : only holes of at most this volume are filled; null is any
     """
 
     on: Literal["distance", "intensity", "predicted-borders", "predicted-distances"] = "distance"
@@ -239,6 +241,8 @@ class Instances:
     connectivity: Literal[6, 18, 26] = 26
     min_voxels: int = 0
     min_volume_um3: float | None = None
+    fill_holes: bool = False
+    max_hole_um3: float | None = None
 
     key: ClassVar[str] = "instances"
 
@@ -253,6 +257,7 @@ class Instances:
             raise ConfigError(f"instances: agglomerate {self.agglomerate} is negative", "Give a depth in um, or null")
         if self.min_voxels and self.min_volume_um3 is not None:
             raise ConfigError("instances: min_voxels and min_volume_um3 are both given", "Keep one")
+        check_holes(self.key, self.fill_holes, self.max_hole_um3)
 
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         steps, needs = self._foreground(flow)
@@ -287,8 +292,13 @@ class Instances:
             limit = self.agglomerate if self._is_high_outside else -self.agglomerate
             joined = agglomerate_drafts(grid, limit=limit, min_voxels=smallest)
         merge = (drafts + joined)[-1].name
-        objects, after = named_objects(flow, Name(array="basins", merge=merge), merge)
+        objects, after = named_objects(flow, Name(array="basins", merge=merge), merge, self.holes)
         return (*drafts, *joined, *objects), after
+
+    @property
+    def holes(self) -> Label:
+        """The stage that fills holes of instances."""
+        return Label(fill_holes=self.fill_holes, max_hole_um3=self.max_hole_um3)
 
     @property
     def _is_high_outside(self) -> bool:

@@ -1,21 +1,21 @@
 """Objects of the whole volume from blocks that each see only their own core.
 
-    label          components of a core, provisional ids from 1; for topology also its 6-connected regions of anything
+    label          components of a core, provisional ids from 1; for holes also its 6-connected regions of anything
     seams          per block: which of its components and regions touch those of its 13 forward neighbours
     label-merge    union-find, slab by slab -> final ids in raster order of the first voxel, without filtered ones
     regions-merge  region graph -> components, cavities and what fills them, per object
-    relabel        provisional -> final labels, and the same with cavities filled
+    relabel        provisional -> final labels, with holes filled if asked for, and the same with all cavities filled
 
 A seam is decided from the boundary planes that the label pass recorded: no voxel is read twice.
 Stops working where the regions of all blocks (about 150 bytes each) do not fit one worker's memory: those are what
-cavities and loops are counted by. Without skeleton and measure there is no such limit.
+cavities and loops are counted by. Without skeleton, measure and fill_holes there is no such limit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from math import ceil, floor, prod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -91,12 +91,16 @@ class LabelledInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Components:
-    """Provisional components of a core; with `topology`, its regions and their contacts too."""
+    """Provisional components of a core; with `topology`, its regions and their contacts too.
+
+    fill_holes : whether regions say if they touch a side of the volume, axes one voxel long left aside
+    """
 
     array: str
     connectivity: int
     topology: bool
     clear_border: bool
+    fill_holes: bool
 
     version: ClassVar[int] = 1
     produces: ClassVar[tuple[str, ...]] = ("provisional", "pieces")
@@ -115,7 +119,7 @@ class Components:
             "value": table.value,
         }
         if self.clear_border:
-            record["excluded"] = _at_border(labels, len(table), view)
+            record["excluded"] = topology.touches_sides(labels, len(table), _long_sides(view))
         if len(table):
             record |= _prefixed("component_", contact.shell(labels))
         if not self.topology:
@@ -128,20 +132,20 @@ class Components:
             "region_adjacency": regions.adjacency,
             "region_links26": regions.links26,
         } | _prefixed("region_", contact.shell(regions.pieces))
+        if self.fill_holes:
+            record["region_open"] = topology.touches_sides(regions.pieces, len(regions.table), _long_sides(view))
         return Output(arrays={"provisional": labels, "pieces": regions.pieces}, record=record)
 
     def working_bytes(self, out: Triple) -> int:
         return (20 if self.topology else 14) * prod(out)  # 17 and 11 measured on noise of 10^5 objects
 
 
-def _at_border(labels: NDArray[np.uint32], count: int, view: View) -> NDArray[np.bool_]:
-    """Which components of a core touch a side of the volume; an axis one voxel long has none."""
-    found = np.zeros(count + 1, np.bool_)
-    for axis, sides in enumerate(view.grid.sides(view.block)):
-        for end, is_side in zip((0, -1), sides, strict=True):
-            if is_side and view.shape[axis] > 1:
-                found[labels.take(end, axis=axis)] = True
-    return found[1:]
+def _long_sides(view: View) -> topology.Sides:
+    """Which sides of a core are sides of the volume; an axis one voxel long has none."""
+    z, y, x = (
+        sides if n > 1 else (False, False) for sides, n in zip(view.grid.sides(view.block), view.shape, strict=True)
+    )
+    return z, y, x
 
 
 def _prefixed(prefix: str, planes: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,27 +214,33 @@ def _rows(pairs: Pairs, neighbour: int) -> Pairs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relabel:
-    """Final labels of a core, and the same with cavities filled where `filled`."""
+    """Final labels of a core, their holes filled where `holes`; and with all cavities filled where `filled`."""
 
+    holes: bool
     filled: bool
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     produces: ClassVar[tuple[str, ...]] = ("labels", "filled")
     on_device: ClassVar[bool] = False
 
     def reads(self, out: Box) -> Mapping[str, Box]:
-        return {"provisional": out, "pieces": out} if self.filled else {"provisional": out}
+        return {"provisional": out, "pieces": out} if self.holes or self.filled else {"provisional": out}
 
     def run(self, view: View, out: Box) -> Output:
         ids = view.values["label-merge"]["ids"].astype(label_dtype(view.values["label-merge"]))
         labels = components.replaced(view.regions["provisional"].cut(out), ids)
-        if not self.filled:
-            return Output(arrays={"labels": labels})
-        fill = view.values["regions-merge"]["fill"].astype(labels.dtype)
-        if not fill.any():
-            return Output(arrays={"labels": labels, "filled": labels})
-        cavities = components.replaced(view.regions["pieces"].cut(out), fill)
-        return Output(arrays={"labels": labels, "filled": np.maximum(labels, cavities)})
+        if self.holes:
+            labels = self._with(labels, "holes", view, out)
+        arrays = {"labels": labels}
+        return Output(arrays=arrays | ({"filled": self._with(labels, "fill", view, out)} if self.filled else {}))
+
+    @staticmethod
+    def _with(labels: NDArray[Any], table: str, view: View, out: Box) -> NDArray[Any]:
+        """Labels, and where there are none what a table of `regions-merge` says of the region."""
+        of_region = view.values["regions-merge"][table].astype(labels.dtype)
+        if not of_region.any():
+            return labels
+        return np.asarray(np.maximum(labels, components.replaced(view.regions["pieces"].cut(out), of_region)))
 
     def working_bytes(self, out: Triple) -> int:
         return 8 * prod(out)
@@ -242,6 +252,21 @@ def label_dtype(merged: Record) -> np.dtype[Any]:
     return np.dtype(next(d for d in ("uint16", "uint32", "uint64") if largest <= np.iinfo(d).max))
 
 
+def check_holes(key: str, fill_holes: bool, max_hole_um3: float | None) -> None:
+    """Whether what a stage was told of holes makes sense.
+
+    Raises
+    ------
+    ConfigError : the largest volume is not positive, or holes are not to be filled.
+    """
+    if max_hole_um3 is None:
+        return
+    if max_hole_um3 <= 0:
+        raise ConfigError(f"{key}: max_hole_um3 {max_hole_um3} fills nothing", "Give a volume in um^3, or null for any")
+    if not fill_holes:
+        raise ConfigError(f"{key}: max_hole_um3 is given, but holes are not filled", "Add fill_holes: true")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
     """Connected components of the foreground.
@@ -250,12 +275,18 @@ class Label:
     min_voxels : objects of fewer voxels are dropped, after merging, and the others numbered without them
     min_volume_um3 : the same in um^3; give one of the two
     clear_border : whether objects that touch a side of the volume are dropped too
+    fill_holes : whether background that one object encloses becomes the object's, after the filters; what holds
+        another object stays, and so does what reaches a side of the volume. In a single plane, rings are filled. All
+        background counts, voxels outside a mask too
+    max_hole_um3 : only holes of at most this volume are filled; null is any
     """
 
     connectivity: Literal[6, 18, 26] = 26
     min_voxels: int = 0
     min_volume_um3: float | None = None
     clear_border: bool = False
+    fill_holes: bool = False
+    max_hole_um3: float | None = None
 
     key: ClassVar[str] = "label"
 
@@ -267,6 +298,7 @@ class Label:
             raise ConfigError("label: a minimum size is negative", "Use 0 for none")
         if self.min_voxels and self.min_volume_um3 is not None:
             raise ConfigError("label: min_voxels and min_volume_um3 are both given", "Keep one")
+        check_holes(self.key, self.fill_holes, self.max_hole_um3)
 
     def smallest(self, voxel_um: tuple[float, float, float]) -> int:
         """The minimum size in voxels; volumes are compared as volume_vox * voxel volume >= minimum."""
@@ -275,13 +307,26 @@ class Label:
         # Without the margin, 0.3 / 0.1 would ask for 4 voxels where 3 are exactly enough.
         return ceil(self.min_volume_um3 / prod(voxel_um) * (1 - 1e-12))
 
+    def largest_hole(self, voxel_um: tuple[float, float, float]) -> int | None:
+        """Voxels of the largest hole that is filled, 0 where none is; None for any."""
+        if not self.fill_holes:
+            return 0
+        return None if self.max_hole_um3 is None else floor(self.max_hole_um3 / prod(voxel_um) * (1 + 1e-12))
+
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         grid = flow.grid
         before, needs, array = self._foreground(flow)
-        topology = bool(flow.wants & {"skeleton", "measure"})
+        counted = bool(flow.wants & {"skeleton", "measure"})
+        topology = counted or self.fill_holes
         # Labels that come in keep their ids, and all that is counted of their pieces is 26-connected.
         connectivity = 26 if flow.kind == "labels" else self.connectivity
-        find = Components(array=array, connectivity=connectivity, topology=topology, clear_border=self.clear_border)
+        find = Components(
+            array=array,
+            connectivity=connectivity,
+            topology=topology,
+            clear_border=self.clear_border,
+            fill_holes=self.fill_holes,
+        )
         writes = [ArraySpec(name="provisional", dtype="uint32")]
         writes += [ArraySpec(name="pieces", dtype="uint32")] if topology else []
         writes += [ArraySpec(name="mask", dtype="uint8")] if "mask" in flow.save and array == "mask" else []
@@ -297,12 +342,14 @@ class Label:
         finals = [ArraySpec(name="labels", dtype="labels")]
         if topology:
             regions = ("label", "seams", "label-merge")
-            drafts.append(Draft(name="regions-merge", grid=grid, merge=MergeRegions(), needs=regions))
+            merge = MergeRegions(largest_hole=self.largest_hole(flow.scale.voxel_um))
+            drafts.append(Draft(name="regions-merge", grid=grid, merge=merge, needs=regions))
             merges += ("regions-merge",)
+        if counted:
             finals.append(ArraySpec(name="filled", dtype="labels"))
-        relabel = Relabel(filled=topology)
+        relabel = Relabel(holes=self.fill_holes, filled=counted)
         drafts.append(Draft(name="relabel", grid=grid, steps=(relabel,), writes=tuple(finals), needs=merges))
-        return tuple(drafts), replace(flow, labels="labels", filled="filled" if topology else None)
+        return tuple(drafts), replace(flow, labels="labels", filled="filled" if counted else None)
 
     def _foreground(self, flow: Flow) -> tuple[tuple[BlockStep, ...], tuple[str, ...], str]:
         """Steps that make the array to label, the passes they need, and its name."""

@@ -18,6 +18,8 @@ from chunkflow.geometry.box import Box, Triple
 from chunkflow.stages.base import BlockStep, Draft, Flow, Output, Record, View
 from chunkflow.stages.label import Label, label_dtype
 
+_AS_THEY_ARE = Label()
+
 
 def ranked(first: NDArray[np.int64], size: NDArray[np.int64], min_voxels: int) -> NDArray[np.uint64]:
     """Ids 1..N in the order of the first voxels, of those of 0..K with enough voxels; 0 for the others and for 0.
@@ -61,8 +63,10 @@ class Name:
         return 8 * prod(out)
 
 
-def named_objects(flow: Flow, name: BlockStep, merge: str) -> tuple[tuple[Draft, ...], Flow]:
+def named_objects(
+    flow: Flow, name: BlockStep, merge: str, label: Label = _AS_THEY_ARE
+) -> tuple[tuple[Draft, ...], Flow]:
     """The passes of `label` on an input of labels, which a step makes with the help of a merge instead: "labelled"."""
-    (first, *others), after = Label().drafts(replace(flow, kind="labels"))
+    (first, *others), after = label.drafts(replace(flow, kind="labels"))
     first = replace(first, steps=(name, *first.steps[1:]), needs=(merge,))
     return (first, *others), replace(after, kind=flow.kind)

@@ -193,6 +193,8 @@ class Case:
     prune_radii: float
     max_halo: int
     has_mask: bool
+    largest_hole: int | None
+    """Voxels of the largest hole that is filled: 0 for none, None for any."""
 
     @property
     def kind(self) -> str:
@@ -215,7 +217,13 @@ class Case:
 
     def stages(self) -> list[Stage]:
         return [
-            cf.Label(connectivity=self.connectivity, min_voxels=self.min_voxels, clear_border=self.clear_border),
+            cf.Label(
+                connectivity=self.connectivity,
+                min_voxels=self.min_voxels,
+                clear_border=self.clear_border,
+                fill_holes=self.largest_hole != 0,
+                max_hole_um3=self.largest_hole * float(np.prod(self.voxel_um)) if self.largest_hole else None,
+            ),
             cf.Skeleton(t0=self.t0, prune_radii=self.prune_radii, max_halo=self.max_halo),
             cf.Measure(),
         ]
@@ -242,6 +250,7 @@ def draw(seed: int) -> Case:
         prune_radii=float(rng.choice([0, 1])),
         max_halo=int(rng.choice([1, 2, 4, 8, 64])),
         has_mask=bool(rng.random() < 0.15),
+        largest_hole=rng.choice(np.array([0, 0, 1, 4, None])),
     )
 
 
@@ -317,7 +326,10 @@ def check_labels(labels: Labels, voxels: NDArray[Any], case: Case) -> None:
     if case.clear_border:
         kept[values_at_border(found)] = False
     ids = np.where(kept, np.arange(len(sizes)) if case.kind == "labels" else np.cumsum(kept), 0)
-    np.testing.assert_array_equal(labels, ids[found])
+    truth = ids[found]
+    if case.largest_hole != 0:
+        truth = fill_cavities(truth, case.largest_hole, sides=tuple(int(n > 1) for n in truth.shape))
+    np.testing.assert_array_equal(labels, truth)
 
 
 def values_at_border(array: NDArray[Any]) -> NDArray[Any]:
@@ -401,9 +413,13 @@ def count_cavities(labels: Labels, ids: NDArray[Any]) -> NDArray[np.int64]:
     return found
 
 
-def fill_cavities(labels: Labels) -> Labels:
-    """Regions of background that do not reach the border and have one label all around are that label's."""
-    padded = np.pad(labels, 1)
+def fill_cavities(labels: Labels, largest: int | None = None, sides: tuple[int, ...] = (1, 1, 1)) -> Labels:
+    """Regions of background that do not reach the border and have one label all around are that label's.
+
+    largest : voxels of the largest one that is; None for any.
+    sides : whether the two sides of an axis are border, 0 or 1.
+    """
+    padded = np.pad(labels, [(n, n) for n in sides])
     holes, count = ndimage.label(padded == 0)
     lowest, highest = np.full(count + 1, np.iinfo(np.int64).max), np.zeros(count + 1, np.int64)
     for axis, side in product(range(3), (-1, 1)):
@@ -413,7 +429,10 @@ def fill_cavities(labels: Labels) -> Labels:
         np.maximum.at(highest, holes[rim], beside[rim])
     fills = np.where(lowest == highest, highest, 0)
     fills[holes[0, 0, 0]] = 0
-    return np.where(padded > 0, padded, fills[holes])[1:-1, 1:-1, 1:-1].astype(labels.dtype)
+    if largest is not None:
+        fills[np.bincount(holes.ravel()) > largest] = 0
+    inside = tuple(slice(n, length - n) for n, length in zip(sides, padded.shape, strict=True))
+    return np.where(padded > 0, padded, fills[holes])[inside].astype(labels.dtype)
 
 
 def holds_others(filled: Labels, ids: NDArray[Any]) -> NDArray[np.bool_]:

@@ -191,6 +191,48 @@ def test_pieces_cover_a_window_once_and_are_no_blocks() -> None:
     assert (seen == 1).all()
 
 
+def hollow_boxes(kind: str) -> np.ndarray:
+    """Boxes with holes of 8 and of 432 voxels, one of them with a box inside, and one open at a side."""
+    data = np.zeros((20, 22, 30), np.uint16)
+    for k, (start, stop, wall) in enumerate(
+        [
+            ((1, 1, 1), (13, 19, 11), 3),
+            ((2, 2, 13), (8, 8, 19), 2),
+            ((1, 10, 13), (11, 20, 23), 2),
+            ((15, 1, 1), (20, 9, 9), 2),
+        ],
+        start=1,
+    ):
+        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        data[box] = k
+        data[tuple(slice(s.start + wall, s.stop - wall if s.stop < 20 else s.stop) for s in box)] = 0
+    data[5, 14, 17] = 5
+    return data if kind == "labels" else (data != 0).astype(np.uint8)
+
+
+HOLES: dict[str, tuple[cf.Label | cf.Instances, str]] = {
+    "mask": (cf.Label(fill_holes=True), "mask"),
+    "labels": (cf.Label(fill_holes=True, max_hole_um3=0.1), "labels"),
+    "instances": (cf.Instances(fill_holes=True, min_seed_distance_um=100.0), "mask"),
+}
+
+
+@pytest.mark.parametrize("case", HOLES)
+def test_filled_holes_are_verified(case: str, tmp_path: Path) -> None:
+    stage, kind = HOLES[case]
+    suites.write_volume(tmp_path / "in.ome.zarr", hollow_boxes(kind), VOXEL_UM)
+    pipeline = cf.Pipeline([stage, cf.Measure()], input=cf.InputOptions(kind=kind))  # type: ignore[arg-type]
+    pipeline.plan(tmp_path / "in.ome.zarr", tmp_path / "out", block=(16, 16, 16)).run(on="serial")
+    assert verify(tmp_path / "out", blocks=None).differences == []
+
+    def open_a_hole(data: np.ndarray) -> None:
+        assert data[5, 5, 16] != 0
+        data[5, 5, 16] = 0
+
+    _change(_objects(tmp_path / "out"), open_a_hole)
+    assert any("background" in d.text for d in verify(tmp_path / "out", blocks=None).differences)
+
+
 MASKS = {
     "mask": (cf.Label(connectivity=6, clear_border=True), "mask"),
     "labels": (cf.Label(min_voxels=30), "labels"),

@@ -55,6 +55,7 @@ CHANGES: tuple[tuple[str, str, Any], ...] = (
     ("label", "min_voxels", 60),
     ("label", "connectivity", 6),
     ("label", "clear_border", True),
+    ("label", "fill_holes", True),
     ("skeleton", "prune_radii", 0.0),
     ("skeleton", "max_halo", 4),
     ("measure", "intensity", "image"),
