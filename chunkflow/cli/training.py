@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -42,12 +43,19 @@ def train_command(
 ) -> None:
     """Train a network on images and labels, or go on with it."""
     from chunkflow.run.train import Training, train
+    from chunkflow.run.training_processes import started_processes
     from chunkflow.run.training_progress import training_progress
 
     training = Training.from_yaml(description, set or ())
+    started = started_processes(os.environ)
+    if started is not None and not started.is_first:
+        train(training, output, device=device, workers=workers, started=started)
+        return
     console = new_console()
     with training_progress(console, as_json=as_json) as listener:
-        done = train(training, output, device=device, workers=workers, restart=restart, on_event=listener)
+        done = train(
+            training, output, device=device, workers=workers, restart=restart, on_event=listener, started=started
+        )
     if as_json:
         return
     lines = {

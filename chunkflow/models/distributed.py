@@ -5,6 +5,9 @@
 
 Process 0 alone validates, writes and tells the others when to stop. GPUs talk by NCCL, CPUs by gloo. Batch norm takes
 its statistics over all GPUs together; over CPUs, where torch has no such thing, each process its own.
+
+The processes are started here, on one machine, or by torchrun on several: then they find each other by its variables.
+What they say to each other is not encrypted, and Python objects among it: they belong on a network that is trusted.
 """
 
 from __future__ import annotations
@@ -30,16 +33,29 @@ class Group:
     rank : which one this is, from 0
     count : how many there are
     address : where they meet, as torch names it: "tcp://HOST:PORT", or "env://" under torchrun
+    local_rank, local_count : the same of the processes on this machine; None where all of them are
     """
 
     rank: int = 0
     count: int = 1
     address: str = "env://"
+    local_rank: int | None = None
+    local_count: int | None = None
 
     @property
     def is_first(self) -> bool:
         """Whether this process validates and writes."""
         return self.rank == 0
+
+    @property
+    def beside(self) -> int:
+        """Processes on this machine."""
+        return self.count if self.local_count is None else self.local_count
+
+    def own(self, device: str) -> str:
+        """The device of this process: a GPU of its own, where they train on GPUs."""
+        number = self.rank if self.local_rank is None else self.local_rank
+        return f"cuda:{number}" if self.count > 1 and device.startswith("cuda") else device
 
 
 @contextmanager
@@ -49,6 +65,8 @@ def joined(group: Group, device: str) -> Iterator[None]:
         yield
         return
     backend = "nccl" if device.startswith("cuda") else "gloo"
+    if group.local_rank is not None and backend == "nccl":
+        backend = "cpu:gloo,cuda:nccl"  # the first has objects to share, which need no GPU
     distributed.init_process_group(
         backend, init_method=group.address, rank=group.rank, world_size=group.count, timeout=WAIT
     )
@@ -82,6 +100,13 @@ def agreed(group: Group, loss: torch.Tensor, stop: bool) -> tuple[float, bool]:
     distributed.all_reduce(both)
     mean, stops = (both / torch.tensor([group.count, 1.0], device=loss.device)).tolist()
     return mean, stops > 0
+
+
+def shared_by_first(group: Group, value: Any = None) -> Any:
+    """The object that process 0 gives; the others wait for it."""
+    words = [value]
+    distributed.broadcast_object_list(words, src=0, device=torch.device("cpu"))
+    return words[0]
 
 
 def told_by_first(group: Group, value: int, device: str) -> int:

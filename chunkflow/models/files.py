@@ -12,6 +12,7 @@ that is free; none is opened that a network names outside its own folder.
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -37,6 +38,9 @@ KINDS = (
 SETTLED_SECONDS = 2.0
 """Since its last change, after which a file's digest is kept as long as its size and times stay."""
 
+PACKAGE_NAME = re.compile(r"[A-Za-z0-9_+\- ()]{5,128}")
+"""What the BioImage Model Zoo calls a network."""
+
 MOST_TEXT = 2**20
 MOST_NODES = 100_000
 # A member of an archive that is larger than the first and packed better than the second is no array of a network.
@@ -49,6 +53,11 @@ def is_network(path: str | Path) -> bool:
     if path.is_dir():
         return any((path / name).is_file() for name in (HEADER, *DESCRIPTIONS))
     return path.is_file() and path.suffix.lower() in (*SUFFIXES, ".zip")
+
+
+def has_description(path: Path) -> bool:
+    """Whether there is a package of the BioImage Model Zoo, be it beside weights that are read by their own header."""
+    return is_package(path) or any((path / name).is_file() for name in DESCRIPTIONS)
 
 
 def is_package(path: Path) -> bool:

@@ -41,7 +41,8 @@ class Application:
     """How a network is applied to a patch. Each value is part of the result.
 
     activation : "sigmoid" or "softmax" (over the channels) give probabilities, "none" what the network gives
-    channels : the outputs that are wanted
+    activations : the same for each of `channels`, where they differ; else empty
+    channels : the outputs that are wanted; one may be wanted by two activations
     batch : patches in one forward pass; another batch may change the last bits
     margin : voxels on each side of a patch whose outputs are not wanted
     turns : one of `TURNS`: outputs are the mean over that many ways to look at the patch
@@ -49,6 +50,7 @@ class Application:
     """
 
     activation: str = "sigmoid"
+    activations: tuple[str, ...] = ()
     channels: tuple[int, ...] = (0,)
     batch: int = 1
     margin: Triple = (0, 0, 0)
@@ -56,7 +58,8 @@ class Application:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for value, known in ((self.activation, ACTIVATIONS), (self.turns, TURNS), (self.precision, PRECISIONS)):
+        chosen = [(name, ACTIVATIONS) for name in (self.activation, *self.activations)]
+        for value, known in (*chosen, (self.turns, TURNS), (self.precision, PRECISIONS)):
             if value not in known:
                 raise ConfigError(f"a network cannot be applied with {value!r}", nearest(str(value), known))
         if self.batch < 1:
@@ -122,7 +125,7 @@ def _check_request(model: Model, patches: Any, how: Application) -> None:
             )
     if patches.shape[1] != model.in_channels:
         raise ModelError(
-            f"the network takes {model.in_channels} channels, not {patches.shape[1]}", "Use a network of one channel"
+            f"the network takes {model.in_channels} channels, not {patches.shape[1]}", "Give as many as it takes"
         )
     shape = tuple(patches.shape[2:])
     if any(n % s for n, s in zip(shape, model.stride, strict=True)):
@@ -266,6 +269,11 @@ def _activated(outputs: torch.Tensor, how: Application) -> torch.Tensor:
 def _activated_patch(outputs: torch.Tensor, how: Application) -> torch.Tensor:
     import torch
 
+    if how.activations:
+        every = tuple(range(len(outputs)))
+        alike = {name: replace(how, channels=every, activation=name, activations=()) for name in how.activations}
+        made = {name: _activated_patch(outputs, one) for name, one in alike.items()}
+        return torch.stack([made[name][channel] for channel, name in zip(how.channels, how.activations, strict=True)])
     if how.activation == "softmax":
         return torch.softmax(outputs.contiguous(), dim=0)[list(how.channels)].contiguous()
     wanted = outputs[list(how.channels)].contiguous()

@@ -111,6 +111,12 @@ def train_network(
         loop = _Loop(network, recipe, frozen, device, group)
         if saved:
             loop.load(saved)
+        first = told_by_first(group, loop.step, device)
+        if first != loop.step:
+            raise ModelError(
+                f"process {group.rank} goes on from step {loop.step}, process 0 from step {first}",
+                "Give an output folder that all processes see at the same path",
+            )
         loss = loss_function(recipe.loss_for(activation), activation)
         judge = _Judge(validate, score, lower_is_better)
         batches = Batches(patches, recipe, loop.step, group, sampling_threads)

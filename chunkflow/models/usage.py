@@ -42,6 +42,9 @@ class Normalization:
     asinh: float | None = None
     """Compresses what is bright: 0 and 1 stay, values far above grow as their logarithm. None is off."""
 
+    together: bool = False
+    """Whether percentiles, mean and deviation are those of all channels together; else each channel has its own."""
+
     def __post_init__(self) -> None:
         if self.kind not in NORMALIZATIONS:
             raise ModelError(f"normalization {self.kind!r} is not known", nearest(str(self.kind), NORMALIZATIONS))
@@ -52,6 +55,8 @@ class Normalization:
             raise ModelError(
                 f"normalization offset {self.offset!r} and scale {self.scale!r}", "Give numbers, and a scale beyond 0"
             )
+        if not isinstance(self.together, bool):
+            raise ModelError(f"normalization together {self.together!r} is neither true nor false", "Leave it out")
         if self.asinh is not None and not (_is_number(self.asinh) and self.asinh > 0):
             raise ModelError(f"normalization asinh {self.asinh!r} is not positive", "Use 3, say, or null")
 
@@ -83,6 +88,9 @@ class Usage:
     outputs: tuple[str, ...] = ()
     """Names of the channels of the output, in order; empty where nobody said."""
 
+    inputs: tuple[str, ...] = ()
+    """Names of the channels it was trained on, in order; empty where nobody said."""
+
     threshold: float | None = None
     """Foreground is above it; None where nobody said."""
 
@@ -92,8 +100,9 @@ class Usage:
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise ModelError(f"activation {self.activation!r} is not known", nearest(str(self.activation), ACTIVATIONS))
-        if not all(isinstance(name, str) for name in self.outputs):
-            raise ModelError(f"outputs {list(self.outputs)} are not names", "Give texts")
+        for what, names in (("outputs", self.outputs), ("inputs", self.inputs)):
+            if not all(isinstance(name, str) for name in names):
+                raise ModelError(f"{what} {list(names)} are not names", "Give texts")
         if self.threshold is not None and not _is_number(self.threshold):
             raise ModelError(f"threshold {self.threshold!r} is no number", "Use 0.5, say, or null")
         if self.voxel_um is not None and not (

@@ -14,6 +14,7 @@ onnx. Architectures in a package are programs, and are never imported.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -66,7 +67,7 @@ def load_package(path: Path, digest: str, device: str) -> Model:
     description = described(package)
     taken, given = description.inputs[0], description.outputs[0]
     geometry = geometry_of(taken, given, path)
-    first = before(taken.preprocessing, str(taken.id), frozenset(geometry.axes[2:]))
+    first = before(taken.preprocessing, str(taken.id), frozenset(geometry.axes[2:]), geometry.in_channels)
     last = after(given.postprocessing)
     usage = _usage(taken, given, first, last)
     entries = package.entries()
@@ -221,7 +222,10 @@ def _finer(axis: Any, source: Any, given: Any, path: Path) -> int:
 
 
 def _usage(taken: Any, given: Any, first: Before, last: After) -> Usage:
-    names = [str(name) for axis in given.axes if axis.type == "channel" for name in axis.channel_names]
+    names, inputs = (
+        [str(name) for axis in tensor.axes if axis.type == "channel" for name in axis.channel_names]
+        for tensor in (given, taken)
+    )
     space = {str(axis.id): axis for axis in taken.axes if axis.type == "space"}
     voxel_um = None
     if set(space) == {"z", "y", "x"} and all(axis.unit in UM for axis in space.values()):
@@ -231,6 +235,7 @@ def _usage(taken: Any, given: Any, first: Before, last: After) -> Usage:
         normalization=first.normalization,
         activation=last.activation,
         outputs=tuple(names),
+        inputs=() if all(re.fullmatch(r"channel_?\d+", name) for name in inputs) else tuple(inputs),
         threshold=last.threshold,
         voxel_um=voxel_um,
     )

@@ -16,14 +16,16 @@ Array = np.ndarray[Any, Any]
 
 
 def normalized(image: Array, scaling: Normalization) -> Array:
-    """float32: (image - offset) / scale, with statistics of the array itself, then asinh(a v) / asinh(a).
+    """float32 of (C, Z, Y, X): (image - offset) / scale, with statistics of each channel itself, or of all of them
+    together where the scaling says so; then asinh(a v) / asinh(a).
 
     Raises
     ------
     ModelError : the array is one value throughout where statistics are asked for.
     """
-    offset, scale = _offset_and_scale(image, scaling)
-    values = (image.astype(np.float64) - offset) / scale
+    parts = [image] if scaling.together else list(image[:, None])
+    numbers = [(part, _offset_and_scale(part, scaling)) for part in parts]
+    values = np.concatenate([(part.astype(np.float64) - offset) / scale for part, (offset, scale) in numbers])
     if scaling.asinh is not None:
         values = np.arcsinh(scaling.asinh * values) / np.arcsinh(scaling.asinh)
     return values.astype(np.float32)

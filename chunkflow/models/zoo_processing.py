@@ -42,10 +42,10 @@ class After:
     threshold: float | None
 
 
-def before(steps: Sequence[Any], tensor: str, space: frozenset[str]) -> Before:
+def before(steps: Sequence[Any], tensor: str, space: frozenset[str], channels: int = 1) -> Before:
     """The steps of `preprocessing`, as bioimageio.spec parsed them.
 
-    tensor : name of the input; space : names of its axes in space
+    tensor : name of the input; space : names of its axes in space; channels : that it has
 
     Raises
     ------
@@ -59,9 +59,9 @@ def before(steps: Sequence[Any], tensor: str, space: frozenset[str]) -> Before:
         elif step.id in ("zero_mean_unit_variance", "scale_range"):
             if arithmetic or scaling.kind not in ("none", "linear") or scaling.scale < 0:
                 raise ModelError(f"preprocessing takes statistics after {_other(steps, step)}", REMEDY)
-            scaling = _statistics(step, tensor, space)
-        elif (linear := _linear(step)) is not None and scaling.kind == "none" and not arithmetic:
-            scaling = Normalization(kind="linear", offset=linear[0], scale=linear[1])
+            scaling = _statistics(step, tensor, space, channels)
+        elif (linear := _linear(step)) is not None and len(linear) == 1 and scaling.kind == "none" and not arithmetic:
+            scaling = Normalization(kind="linear", offset=linear[0][0], scale=linear[0][1])
         else:
             arithmetic.append(_arithmetic(step, "preprocessing"))
     return Before(scaling, tuple(arithmetic))
@@ -113,29 +113,30 @@ def with_arithmetic(network: Network, first: Sequence[Arithmetic], last: Sequenc
 REMEDY = "Apply the network without this step, as .pt2 or .onnx with chunkflow.json, and do it in the pipeline"
 
 
-def _statistics(step: Any, tensor: str, space: frozenset[str]) -> Normalization:
+def _statistics(step: Any, tensor: str, space: frozenset[str], channels: int) -> Normalization:
     """Numbers of the whole volume; the small number that the format adds to divisors is left out."""
     axes = step.kwargs.axes
     if axes is not None and not space <= {str(axis) for axis in axes}:
         raise ModelError(f"{step.id} takes statistics along {[str(axis) for axis in axes]} only", REMEDY)
+    together = channels > 1 and (axes is None or "channel" in {str(axis) for axis in axes})
     if step.id == "zero_mean_unit_variance":
-        return Normalization(kind="mean-sd")
+        return Normalization(kind="mean-sd", together=together)
     reference = step.kwargs.reference_tensor
     if reference is not None and str(reference) != tensor:
         raise ModelError(f"scale_range takes percentiles of {reference}, another array", REMEDY)
     low, high = float(step.kwargs.min_percentile), float(step.kwargs.max_percentile)
-    return Normalization(kind="percentiles", percentiles=(low, high))
+    return Normalization(kind="percentiles", percentiles=(low, high), together=together)
 
 
-def _linear(step: Any) -> tuple[float, float] | None:
-    """Offset and scale of (value - offset) / scale, where the step is that."""
+def _linear(step: Any) -> list[tuple[float, float]] | None:
+    """Offset and scale of (value - offset) / scale where the step is that: one for all channels, or one for each."""
     if step.id == "fixed_zero_mean_unit_variance":
-        return _number(step.kwargs.mean, step.id), _number(step.kwargs.std, step.id)
+        return _numbers(step, step.kwargs.mean, step.kwargs.std)
     if step.id == "scale_linear":
-        gain, offset = _number(step.kwargs.gain, step.id), _number(step.kwargs.offset, step.id)
-        if gain == 0:
+        pairs = _numbers(step, step.kwargs.gain, step.kwargs.offset)
+        if any(gain == 0 for gain, _ in pairs):
             raise ModelError("scale_linear multiplies by 0", "Get the package from who made it")
-        return -offset / gain, 1 / gain
+        return [(-offset / gain, 1 / gain) for gain, offset in pairs]
     return None
 
 
@@ -143,9 +144,12 @@ def _arithmetic(step: Any, where: str) -> Arithmetic:
     """A step on single values, as a function of tensors."""
     torch = import_torch()
     linear = _linear(step)
-    if linear is not None:
-        offset, scale = linear
+    if linear is not None and len(linear) == 1:
+        ((offset, scale),) = linear
         return lambda values: (values - offset) / scale
+    if linear is not None:
+        offsets, scales = (torch.tensor(numbers)[:, None, None, None] for numbers in zip(*linear, strict=True))
+        return lambda values: (values - offsets.to(values.device)) / scales.to(values.device)
     if step.id == "clip" and step.kwargs.min_percentile is None and step.kwargs.max_percentile is None:
         low, high = step.kwargs.min, step.kwargs.max
         return lambda values: torch.clamp(values, low, high)
@@ -164,8 +168,20 @@ def _check_type(step: Any, *, is_first: bool) -> None:
         raise ModelError(f"values are made {step.kwargs.dtype} on the way", REMEDY)
 
 
+def _numbers(step: Any, first: Any, second: Any) -> list[tuple[float, float]]:
+    """Pairs of two numbers of a step; several are those of the channels."""
+    columns = [list(value) if isinstance(value, list | tuple) else [value] for value in (first, second)]
+    count = max(map(len, columns))
+    if count > 1 and str(step.kwargs.axis) != "channel":
+        raise ModelError(f"{step.id} has {count} numbers along {step.kwargs.axis}", REMEDY)
+    if any(len(column) not in (1, count) for column in columns):
+        raise ModelError(f"{step.id} has {' and '.join(str(len(c)) for c in columns)} numbers", REMEDY)
+    first_of, second_of = (list(map(float, column)) * (count if len(column) == 1 else 1) for column in columns)
+    return list(zip(first_of, second_of, strict=True))
+
+
 def _number(value: Any, name: str) -> float:
-    """One number for all channels."""
+    """One number for all outputs."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     if len(values) != 1:
         raise ModelError(f"{name} has {len(values)} numbers, one per channel", REMEDY)

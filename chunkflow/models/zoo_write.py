@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 
 from chunkflow.errors import ModelError
-from chunkflow.models.files import sha256
+from chunkflow.models.files import PACKAGE_NAME, sha256
 from chunkflow.models.model import Triple, import_torch
 from chunkflow.models.shipped import plain_state, unet
 from chunkflow.models.usage import Normalization, Usage
@@ -62,7 +62,7 @@ def write_package(
 
     model : a `UNet` of `config`, or its state dict
     sample_input : (Z, Y, X) or (C, Z, Y, X), grey values; cut to sides that the network takes
-    name : up to 128 letters, digits, spaces and _+-(); description : a sentence
+    name : 5 to 128 letters, digits, spaces and _+-(); description : a sentence
     authors : maps with `name` and, if wanted, `affiliation`, `email`, `orcid`, `github_user`
     license : an SPDX identifier
     documentation : Markdown for README.md, to which a section on validation is added where it has none
@@ -70,12 +70,14 @@ def write_package(
 
     Raises
     ------
-    ModelError : the sample is too small, or of other channels; nobody is named as author.
+    ModelError : the sample is too small, or of other channels; nobody is named as author; the name is none.
     """
     import_torch()
     folder = Path(folder)
     if not authors:
         raise ModelError(f"the package {folder} has no author", "Name at least one, as in [{name: ...}]")
+    if not PACKAGE_NAME.fullmatch(name):
+        raise ModelError(f"a package cannot be called {name!r}", "Use 5 to 128 letters, digits, spaces and _+-()")
     volume = _cut(np.asarray(sample_input, dtype=np.float32), config)
     asinh = usage.normalization.asinh
     network = unet(asinh=asinh, **config.to_dict())
@@ -190,13 +192,13 @@ def _input(folder: Path, config: UNetConfig, usage: Usage) -> dict[str, Any]:
     sizes = [{"min": least, "step": step} for least, step in zip(_least(config.stride), config.stride, strict=True)]
     axes = _space(usage, config.upsampling, is_output=False)
     space = [axis | {"size": size} for axis, size in zip(axes, sizes, strict=True)]
-    names = [f"channel{number}" for number in range(config.in_channels)]
+    names = list(usage.inputs) or [f"channel{number}" for number in range(config.in_channels)]
     return {
         "id": "image",
         "axes": [{"type": "batch"}, {"type": "channel", "channel_names": names}, *space],
         "data": {"type": "float32"},
         "test_tensor": _file(folder, "test_input.npy"),
-        "preprocessing": _preprocessing(usage.normalization),
+        "preprocessing": _preprocessing(usage.normalization, config.in_channels),
     }
 
 
@@ -232,8 +234,8 @@ def _space(usage: Usage, finer: Triple, *, is_output: bool) -> list[dict[str, An
     ]
 
 
-def _preprocessing(scaling: Normalization) -> list[dict[str, Any]]:
-    axes = ["channel", "z", "y", "x"]
+def _preprocessing(scaling: Normalization, channels: int) -> list[dict[str, Any]]:
+    axes = ["channel", "z", "y", "x"] if scaling.together or channels == 1 else ["z", "y", "x"]
     if scaling.kind == "percentiles":
         low, high = scaling.percentiles
         kwargs: dict[str, Any] = {"axes": axes, "min_percentile": low, "max_percentile": high}

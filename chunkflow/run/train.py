@@ -36,11 +36,13 @@ from chunkflow.run.training import Training
 from chunkflow.run.training_data import Data, open_data, regions_of
 from chunkflow.run.training_export import RECORD, export
 from chunkflow.run.training_network import check_patch, network_of
-from chunkflow.run.training_processes import Work, device_of, process_group
+from chunkflow.run.training_processes import Team, Work, device_of, help_out
+from chunkflow.storage.copies import copied
 from chunkflow.storage.files import sweep_partial_files, write_atomic
 from chunkflow.storage.identity import identity
 
 if TYPE_CHECKING:
+    from chunkflow.models.distributed import Group
     from chunkflow.models.unet import UNet
 
 __all__ = ["TrainedModel", "Training", "train"]
@@ -74,6 +76,7 @@ def train(
     workers: int = 1,
     restart: bool = False,
     on_event: Listener | None = None,
+    started: Group | None = None,
 ) -> TrainedModel:
     """Train a network, or go on with a training that was interrupted; one that is complete is left as it is.
 
@@ -83,6 +86,8 @@ def train(
     output : folder of the network.
     device : "auto" (a GPU where torch finds one), "gpu", "cpu" or a torch name.
     workers : processes that train together, each on a GPU of its own and on its share of every batch.
+    started : the processes, where torchrun started them (`run.training_processes.started_processes(os.environ)`). Each
+        of them calls this; all but the first return an empty record.
     restart : start over where the folder holds another training, or one that is complete.
     on_event : told of what happens: maps with "event", one of "reading", "start", "step", "validation", "end".
 
@@ -95,14 +100,18 @@ def train(
     """
     described = _described(training)
     folder, tell = Path(output), on_event or (lambda event: None)
+    if started is not None and not started.is_first:
+        help_out(started, described, device)
+        return TrainedModel(path=folder, scores={}, record={})
+    where = device_of(device, workers, described, started)
     data = open_data(described)
     network = network_of(described)
     check_patch(described, network)
     _check_score(described)
-    where = device_of(device, workers, described)
     description = _description(described, data)
     _check_output(folder, restart)
-    with OutputLock(folder / WORK):
+    team = Team(started)
+    with team.met(where if started is None else started.own(where)), OutputLock(folder / WORK):
         if restart:
             _clear(folder)
         done = _finished(folder, description)
@@ -110,7 +119,7 @@ def train(
             tell({"event": "end", "output": str(folder), "scores": dict(done.scores), "step": done.record["step"]})
             return done
         sweep_partial_files(folder / WORK)
-        record = _train(described, data, network, folder, description, where, workers, tell)
+        record = _train(described, data, network, folder, description, where, workers, team, tell)
         (folder / WORK / CHECKPOINT).unlink(missing_ok=True)
         tell({"event": "end", "output": str(folder), "scores": _scores(record), "step": record["step"]})
     return TrainedModel(path=folder, scores=_scores(record), record=record)
@@ -124,6 +133,7 @@ def _train(
     description: Mapping[str, Any],
     device: str,
     workers: int,
+    team: Team,
     tell: Listener,
 ) -> dict[str, Any]:
     """Read what is to be known of the data, train, and export; the record.
@@ -140,8 +150,9 @@ def _train(
     work = Work(training, learn, foreground, str(folder / WORK / CHECKPOINT), device, bool(examples))
     write_atomic(folder / WORK / DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
     score = _score(training) if examples else None
-    tell({"event": "start", "steps": training.recipe.steps, "device": device, "workers": workers, "score": score})
-    with _stoppable() as should_stop, process_group(work, workers) as group:
+    count = workers if team.started is None else team.started.count
+    tell({"event": "start", "steps": training.recipe.steps, "device": device, "workers": count, "score": score})
+    with _stoppable() as should_stop, team.at_work(work, workers) as group:
         trained = work.train(network, cache, examples, group, tell, should_stop)
     if trained.ended == "stopped":
         raise KeyboardInterrupt
@@ -168,7 +179,7 @@ def _description(training: Training, data: Data) -> dict[str, Any]:
     if training.start is not None:
         from chunkflow.models.load import digest_of
 
-        start = digest_of(training.start)
+        start = digest_of(copied(training.start))
     return {"training": training.to_dict(), "data": digests, "start": start}
 
 
@@ -215,7 +226,7 @@ def _finished(folder: Path, description: Mapping[str, Any]) -> TrainedModel | No
 
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
     plain = json.loads(json.dumps(new))
-    changed = sorted(_differences(old["training"], plain["training"]))
+    changed = sorted(_differences(_spelt_out(old["training"]), plain["training"]))
     if changed:
         raise UsageError(
             f"{folder} holds another training: {', '.join(changed[:6])} differ{'s' if len(changed) == 1 else ''}",
@@ -227,6 +238,15 @@ def _compare(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> No
             f"{', '.join(names) or plain['training']['from']} changed since this training began",
             "Add --restart to train on what is there now",
         )
+
+
+def _spelt_out(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored description with the defaults of parameters that an older version did not have."""
+    try:
+        plain: Mapping[str, Any] = json.loads(json.dumps(Training.from_dict(stored).to_dict()))
+        return plain
+    except UsageError:
+        return stored
 
 
 def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:

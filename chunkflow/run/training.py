@@ -17,6 +17,7 @@ import pydantic
 from chunkflow.errors import ConfigError, ModelError, nearest
 from chunkflow.geometry.box import Triple
 from chunkflow.models.augment import Augment
+from chunkflow.models.files import PACKAGE_NAME
 from chunkflow.models.recipe import Loss, Recipe
 from chunkflow.models.targets import Target
 from chunkflow.models.usage import Normalization
@@ -86,6 +87,15 @@ class About:
     authors: tuple[str, ...] = ("not named",)
     license: str = "CC-BY-4.0"
 
+    def __post_init__(self) -> None:
+        if not PACKAGE_NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"about: name {self.name!r} cannot be that of a package",
+                "Use 5 to 128 letters, digits, spaces and _+-()",
+            )
+        if not self.authors:
+            raise ConfigError("about: authors names nobody", "Name one, or leave it out")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
@@ -153,6 +163,10 @@ class Training:
                 "augment: intensity changes the image and not the image that is its target",
                 "Write augment: {intensity: null}",
             )
+        if self.normalization.together:
+            raise ConfigError(
+                "normalization: together, and a training scales each channel by its own numbers", "Leave it out"
+            )
         if self.target_normalization is not None and self.target.kind != "image":
             raise ConfigError(f"target_normalization does not go with {self.target.kind}", "Leave it out")
         self.recipe.loss_for(self.target.activation)
@@ -196,7 +210,7 @@ class Training:
         base = folder or Path()
         for key in ("pairs", "validation"):
             values[key] = _with_paths(values.get(key), base)
-        if isinstance(values.get("start"), str):
+        if isinstance(values.get("start"), str) and "://" not in values["start"]:
             values["start"] = str(base / values["start"])
         values = {key: value for key, value in values.items() if value is not None}
         return parsed(cls, {"pairs": [], **values, "recipe": given}, TOP)

@@ -83,9 +83,16 @@ def usage_of(training: Training, data: Data) -> Usage:
         normalization=training.normalization,
         activation=target.activation,
         outputs=target.outputs,
+        inputs=inputs_of(data),
         threshold=0.5 if target.activation == "sigmoid" else None,
         voxel_um=data.voxel_um,
     )
+
+
+def inputs_of(data: Data) -> tuple[str, ...]:
+    """Names of the channels of the images; none where the network sees one, or not all have names of their own."""
+    names = tuple(volume.channel for volume in data.pairs[0].images)
+    return names if len(names) > 1 and all(names) and len(set(names)) == len(names) else ()
 
 
 def _record(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from chunkflow.errors import ModelError
 from chunkflow.run.training import Training
+from chunkflow.storage.copies import copied
 
 if TYPE_CHECKING:
     from chunkflow.models.unet import UNet
@@ -28,7 +29,7 @@ def network_of(training: Training) -> UNet:
     if training.start is None:
         network = drawn(config_of(training.network, **channels), seed)
     else:
-        network = continued(training.start, seed=seed, **channels)
+        network = continued(copied(training.start), seed=seed, **channels)
         if training.network is not None and config_of(training.network, **channels) != network.config:
             raise ModelError(
                 f"network differs from that of {training.start}", "Leave network out: it follows from the weights"

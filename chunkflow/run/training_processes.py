@@ -1,10 +1,11 @@
 """The processes of a training: this one, and one more for every further GPU.
 
     this process   reads numbers of whole volumes, validates, writes, tells      rank 0
-    the others     make their samples and train                                 ranks 1, 2 ... (spawned)
+    the others     make their samples and train                                 ranks 1, 2 ...
 
-They meet at a free port of this machine. Ctrl-C is this process's: the others end when it says so. When one of them
-dies, torch's next exchange fails here; when this one dies, it fails there.
+The others are started here and meet at a free port of this machine, or torchrun started all of them, on this machine
+and others; then the first tells them what there is to do. Ctrl-C is the first one's: the others end when it says so.
+When one of them dies, torch's next exchange fails here; when this one dies, it fails there.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chunkflow.errors import ConfigError, ModelError
+from chunkflow.models.model import import_torch
 from chunkflow.run import validation
 from chunkflow.run.block_cache import BlockCache
 from chunkflow.run.foreground import Foreground
@@ -90,37 +93,137 @@ class Work:
             checkpoint=self.checkpoint,
             on_event=tell,
             should_stop=should_stop,
-            device=_own(self.device, group.rank, group.count),
+            device=group.own(self.device),
             group=group,
         )
 
 
-def device_of(wanted: str, workers: int, training: Training) -> str:
+def device_of(wanted: str, workers: int, training: Training, started: Group | None = None) -> str:
     """Where it is trained, as torch names it.
+
+    started : the processes, where something else started them
 
     Raises
     ------
-    ModelError : there is no GPU, or there are too few.
-    ConfigError : a batch cannot be shared by so many processes.
+    ModelError : torch is missing, there is no GPU, or there are too few.
+    ConfigError : a batch cannot be shared by so many processes, or more are asked for than were started.
     """
-    import torch
-
-    if workers < 1 or training.recipe.batch % workers:
+    torch = import_torch()
+    if started is not None and workers > 1:
+        raise ConfigError(f"{workers} workers, and torchrun started {started.count} processes", "Leave --workers out")
+    count, here = (workers, workers) if started is None else (started.count, started.beside)
+    if count < 1 or training.recipe.batch % count:
         raise ConfigError(
-            f"a batch of {training.recipe.batch} patches for {workers} processes",
+            f"a batch of {training.recipe.batch} patches for {count} processes",
             "Use a batch that is a multiple of the processes",
         )
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     found = ("cuda" if gpus else "cpu") if wanted == "auto" else "cuda" if wanted == "gpu" else wanted
     if found.startswith("cuda") and not gpus:
         raise ModelError(f"the training is to run on {wanted!r}, where torch finds no GPU", "Install torch with CUDA")
-    if found.startswith("cuda") and workers > gpus:
-        raise ModelError(f"{workers} processes on {gpus} GPUs", f"Use --workers {gpus}")
+    if found.startswith("cuda") and here > gpus:
+        option = "--workers" if started is None else "--nproc-per-node"
+        raise ModelError(f"{here} processes on {gpus} GPUs", f"Use {option} {gpus}")
     return found
 
 
-def _own(device: str, rank: int, count: int) -> str:
-    return f"cuda:{rank}" if count > 1 and device.startswith("cuda") else device
+def started_processes(environment: Mapping[str, str]) -> Group | None:
+    """The processes that torchrun started, and which of them this is, by the variables that it sets: RANK, WORLD_SIZE,
+    LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT. None where there is one.
+
+    Raises
+    ------
+    ConfigError : some of them are missing, or no numbers.
+    ModelError : torch is not installed.
+    """
+    if environment.get("WORLD_SIZE", "1").strip() in ("", "1"):
+        return None
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+    wrong = [name for name in names if not environment.get(name, "").isdecimal()]
+    wrong += [] if environment.get("MASTER_ADDR") else ["MASTER_ADDR"]
+    if wrong:
+        raise ConfigError(
+            f"WORLD_SIZE is {environment['WORLD_SIZE']!r}, and what torchrun would set is missing: {', '.join(wrong)}",
+            "Start the processes with torchrun, or unset WORLD_SIZE to train in one",
+        )
+    import_torch()
+    from chunkflow.models.distributed import Group
+
+    rank, count, local_rank, local_count, _ = (int(environment[name]) for name in names)
+    return Group(rank=rank, count=count, local_rank=local_rank, local_count=local_count)
+
+
+class Team:
+    """The processes of a training as the first of them sees them: the others begin when there is work.
+
+    started : by something else; None where they are to be started here
+    """
+
+    def __init__(self, started: Group | None) -> None:
+        self.started = started
+        self._told = False
+
+    @contextmanager
+    def met(self, device: str) -> Iterator[None]:
+        """While this process is one of those that something else started; the others are let go at the end."""
+        if self.started is None:
+            yield
+            return
+        from chunkflow.models.distributed import joined, shared_by_first
+
+        with joined(self.started, device):
+            try:
+                yield
+            finally:
+                if not self._told:
+                    shared_by_first(self.started)
+
+    @contextmanager
+    def at_work(self, work: Work, workers: int) -> Iterator[Group]:
+        """This process as the first of so many, the others at work until the block ends."""
+        if self.started is None:
+            with process_group(work, workers) as group:
+                yield group
+            return
+        from chunkflow.models.distributed import shared_by_first
+
+        self._told = True
+        shared_by_first(self.started, work)
+        yield self.started
+
+
+def help_out(started: Group, training: Training, wanted: str) -> None:
+    """What processes beside the first do, where something else started them: wait for work, and do it.
+
+    Raises
+    ------
+    ModelError, ConfigError : as `device_of`, in every process alike.
+    """
+    from chunkflow.models.distributed import joined, shared_by_first
+
+    device = started.own(device_of(wanted, 1, training, started))
+    # While it waits in torch, no handler of Python's would be called. At work, the first alone hears, and tells it.
+    with _stops(signal.SIG_DFL), joined(started, device):
+        work = shared_by_first(started)
+        if work is None:
+            return
+        cache = BlockCache(int(work.training.cache_gib * 2**30 / started.beside))
+        with _stops(signal.SIG_IGN):
+            work.train(network_of(work.training), cache, [], started, lambda event: None, lambda: False)
+
+
+@contextmanager
+def _stops(action: signal.Handlers) -> Iterator[None]:
+    """While Ctrl-C and SIGTERM, which reach all processes, do that here."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, action) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -142,7 +245,7 @@ def process_group(work: Work, workers: int) -> Iterator[Group]:
         process.start()
     group = Group(rank=0, count=workers, address=address)
     try:
-        with joined(group, work.device):
+        with joined(group, group.own(work.device)):
             yield group
         for process in others:
             process.join(GOODBYE)
@@ -159,5 +262,5 @@ def _other(work: Work, rank: int, count: int, address: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     group = Group(rank=rank, count=count, address=address)
     cache = BlockCache(int(work.training.cache_gib * 2**30 / count))
-    with joined(group, _own(work.device, rank, count)):
+    with joined(group, group.own(work.device)):
         work.train(network_of(work.training), cache, [], group, lambda event: None, lambda: False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -57,8 +57,10 @@ class Product:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """A network file, and how it is applied to an array of the flow.
+    """A network file, and how it is applied to arrays of the flow.
 
+    arrays : the image, or the channels that the network sees, in its order, on one grid
+    at_hand : from its path to a file of this machine
     scale : the merge that holds the numbers of the normalization, where it needs some
     peak_bytes : of one forward pass, for the plan
     """
@@ -66,29 +68,43 @@ class Network:
     path: str = field(metadata={"fingerprint": False})  # its digest says what it is
     digest: str
     trust: str | None = field(metadata={"fingerprint": False})
-    array: str
+    arrays: tuple[str, ...]
     how: Application
     compiled: bool
     normalization: Normalization
     scale: str
     peak_bytes: int = field(metadata={"fingerprint": False})
+    at_hand: Callable[[str], str] = field(default=str, metadata={"fingerprint": False})
 
     def outputs(self, view: View, lattice: PatchLattice, at: Sequence[Triple]) -> Iterator[tuple[Triple, Any]]:
         """Each patch by its position, with its outputs (channels, Z', Y', X'); a batch is computed at a time."""
-        region = view.regions[self.array]
-        image = normalized(region.data, self.normalization, view.values.get(self.scale))
-        model = _model(self.path, self.digest, self.trust, view.device, self.compiled)
+        start, images = self._seen(view)
+        model = _model(self.at_hand(self.path), self.digest, self.trust, view.device, self.compiled)
         for first in range(0, len(at), self.how.batch):
             group = at[first : first + self.how.batch]
-            patches = [
-                blend.cut_patch(image, region.box.start, lattice.start_of(p), lattice.patch, lattice.shape)
-                for p in group
-            ]
-            yield from zip(group, predict(model, array_module(image).stack(patches)[:, None], self.how), strict=True)
+            xp = array_module(images[0])
+            patches = xp.empty((len(group), len(images), *lattice.patch), xp.float32)
+            for patch, position in zip(patches, group, strict=True):
+                for channel, image in enumerate(images):
+                    patch[channel] = blend.cut_patch(
+                        image, start, lattice.start_of(position), lattice.patch, lattice.shape
+                    )
+            yield from zip(group, predict(model, patches, self.how), strict=True)
+
+    def reads(self, box: Box) -> dict[str, Box]:
+        """The same voxels of every channel."""
+        return dict.fromkeys(self.arrays, box)
+
+    def _seen(self, view: View) -> tuple[Triple, list[Any]]:
+        """Where what was read begins, and every channel of it as the network takes it."""
+        found = view.values.get(self.scale)
+        regions = [view.regions[name] for name in self.arrays]
+        images = [normalized(r.data, self.normalization, found, channel) for channel, r in enumerate(regions)]
+        return regions[0].box.start, images
 
     def working_bytes(self, lattice: PatchLattice, patches: int) -> int:
         """Of that many patches, of which a batch is in the network at a time."""
-        voxels = prod(lattice.patch)
+        voxels = prod(lattice.patch) * len(self.arrays)
         outputs = prod(lattice.step) * prod(lattice.finer) * len(self.how.channels)
         return self.peak_bytes + LIBRARY_BYTES + 4 * (patches * voxels + self.how.batch * (2 * voxels + 2 * outputs))
 
@@ -118,10 +134,10 @@ class InferCores:
         return tuple(product.name for product in self.products)
 
     def reads(self, out: Box) -> Mapping[str, Box]:
-        return {self.network.array: self.lattice.reads(self.lattice.owners(out))}
+        return self.network.reads(self.lattice.reads(self.lattice.owners(out)))
 
     def run(self, view: View, out: Box) -> Output:
-        xp = array_module(view.regions[self.network.array].data)
+        xp = array_module(view.regions[self.network.arrays[0]].data)
         arrays = {product.name: xp.zeros(out.shape, product.dtype) for product in self.products}
         for position, outputs in self.network.outputs(view, self.lattice, self.lattice.owners(out)):
             owned = self.lattice.owned(position)
@@ -150,11 +166,11 @@ class InferViews:
         return tuple(map(view_name, range(len(self.network.how.channels))))
 
     def reads(self, out: Box) -> Mapping[str, Box]:
-        return {self.network.array: self.lattice.reads(self.lattice.in_view(out))}
+        return self.network.reads(self.lattice.reads(self.lattice.in_view(out)))
 
     def run(self, view: View, out: Box) -> Output:
         views, lattice = self.lattice.views, self.lattice
-        xp = array_module(view.regions[self.network.array].data)
+        xp = array_module(view.regions[self.network.arrays[0]].data)
         arrays = {name: xp.zeros(out.shape, xp.float32) for name in self.produces}
         for position, outputs in self.network.outputs(view, lattice, lattice.in_view(out)):
             tile = views.tiles.index(position)
@@ -218,11 +234,12 @@ class BlendViews:
         return 4 * (2 * prod(_grown(views.core, views.halo)) + (self.channels + 3) * prod(out))
 
 
-def facts_of(network: Network, lattice: PatchLattice, mode: Mode) -> dict[str, Any]:
-    """What was settled of a network, for people and for the plan as JSON."""
+def facts_of(network: Network, lattice: PatchLattice, mode: Mode, channels: Sequence[str] = ()) -> dict[str, Any]:
+    """What was settled of a network, for people and for the plan as JSON; channels : those it sees, of several."""
     return {
         "path": network.path,
         "digest": network.digest,
+        "channels": list(channels),
         "mode": mode,
         "patch": list(lattice.patch),
         "margin": list(lattice.margin),
@@ -236,8 +253,9 @@ def described(facts: Mapping[str, Any]) -> str:
     """One sentence of `facts_of`; the batch for a GPU leaves a fifth of its memory to all else."""
     patch, margin = (" x ".join(map(str, facts[name])) for name in ("patch", "margin"))
     fitting = int(0.8 * GPU_GIB * 2**30 * facts["batch"] / facts["batch_bytes"])
+    sees = f"sees channels {', '.join(facts['channels'])}; " if facts.get("channels") else ""
     return (
-        f"{facts['mode']}, {facts['patches']} patches of {patch} voxels with margins of {margin}; a batch of "
+        f"{sees}{facts['mode']}, {facts['patches']} patches of {patch} voxels with margins of {margin}; a batch of "
         f"{facts['batch']} takes {facts['batch_bytes'] / 2**20:.0f} MiB"
         + (f", {GPU_GIB} GiB of a GPU would take batch: {fitting}" if fitting > facts["batch"] else "")
     )

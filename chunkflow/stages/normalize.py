@@ -99,13 +99,14 @@ def scale_drafts(flow: Flow, how: Normalization, key: str) -> tuple[Draft, ...]:
     )
 
 
-def normalized(image: Any, how: Normalization, found: Record | None) -> Any:
-    """The image as float32, scaled by what `MergeScale` found or by given numbers, then compressed."""
+def normalized(image: Any, how: Normalization, found: Record | None, channel: int = 0) -> Any:
+    """The image as float32, scaled by what `MergeScale` found (of a channel, where it is of several) or by given
+    numbers, then compressed."""
     offset, scale = 0.0, 1.0
     if how.kind == "linear":
         offset, scale = how.offset, how.scale
     elif found is not None:
-        offset, scale = float(found["offset"][0]), float(found["scale"][0])
+        offset, scale = float(found["offset"][channel]), float(found["scale"][channel])
     return compressed(scaled(image, offset, scale), how.asinh)
 
 

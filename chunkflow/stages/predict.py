@@ -1,5 +1,6 @@
 """A network over the whole volume: patches on one lattice, fixed weights, so that blocks change nothing.
 
+    predict-channels    of a network of several channels: see `stages.predict_channels`
     predict-histogram   counts of grey values                      -> predict-scale: offset and scale of the volume
     predict-patches     where patches are blended: outputs of whole patches, side by side
     predict             patches of the lattice -> what the user wants of the outputs -> predict-range
@@ -9,7 +10,7 @@ What the network's own file says of its use (`models.usage`) fills in what the u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
@@ -29,13 +30,14 @@ from chunkflow.stages.infer import BlendViews, InferCores, InferViews, Network, 
 from chunkflow.stages.normalize import scale_drafts
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.patches import Mode, PatchLattice, PatchWishes, settled
+from chunkflow.stages.predict_channels import Channel, channel_drafts, chosen_channels
 from chunkflow.stages.scan import DATA, INSIDE, Range, range_draft
 from chunkflow.stages.threshold import Above
 
-Channel = int | str
-
 MODELS = Path(load.__file__).parent / "weights"
 """Networks that come with the package; a bare name that is one of theirs means it."""
+Wanted = tuple[int, str]
+"""An output of the network, and what makes results of it."""
 OTHER_SIZE = 0.1
 """Of the voxel size that a network was trained for: beyond it the user is told."""
 RELIEFS = {"borders": "predicted-borders", "distances": "predicted-distances"}
@@ -45,11 +47,14 @@ RELIEFS = {"borders": "predicted-borders", "distances": "predicted-distances"}
 class Predict:
     """What a network says of every voxel.
 
-    path : a network that `chunkflow.models.load` reads, or the name of one that comes with the package
+    path : a network that `chunkflow.models.load` reads, or the URL of one, or the name of one that comes with the
+        package
     trust : SHA-256 of a pickled module that may run its code; others are refused
     output : "probability" of `channel`; "classes": the number of the largest output, 0 being background; "image":
         what `channel` gives is the image from here on (restoration, label-free prediction, super-resolution)
     channel : which output of the network, by number or by name
+    channels : of the image, by number or by name, that the network sees, in the order of its training, raw; by default
+        all, if it takes several and as many as there are, or what stages before made of the input's channel
     foreground : with classes, those that count as foreground; all but 0 by default
     borders, distances : outputs that `instances` floods, `on: predicted-borders` or `on: predicted-distances`; of
         several border channels the mean
@@ -72,6 +77,7 @@ class Predict:
     trust: str | None = None
     output: Literal["probability", "classes", "image"] = "probability"
     channel: Channel = 0
+    channels: tuple[Channel, ...] | None = None
     foreground: tuple[int, ...] | None = None
     borders: Channel | tuple[Channel, ...] | None = None
     distances: Channel | None = None
@@ -121,31 +127,34 @@ class Predict:
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         if flow.signal is None:
             raise ConfigError(f"predict: the input is {flow.kind}, not an image", "Leave predict out")
-        path = packaged(self.path)
-        model = _loaded(path, load.digest_of(path), self.trust)
-        if model.in_channels != 1:
+        path, model = packaged(self.path), self._model(flow.at_hand)
+        if model.in_channels != (len(flow.network_channels) or 1):
             raise ModelError(
-                f"predict: the network takes {model.in_channels} channels, and sees one", "Use a network of one channel"
+                f"predict: the network takes {model.in_channels} channels, and sees one",
+                "Use an image with as many channels, or a network of one",
             )
-        products, channels = self._products(model)
+        products, outputs = self._products(model)
+        activations = tuple(name for _, name in outputs)
         mode, lattice = settled(model, flow.lattice_shape, self._wishes())
         lattice = replace(lattice, shape=flow.shape)
         how = Application(
-            activation=self._activation(model),
-            channels=channels,
+            activation=activations[0],
+            activations=activations if len(set(activations)) > 1 else (),
+            channels=tuple(number for number, _ in outputs),
             batch=self.batch,
             margin=lattice.margin if mode != "blend" else (0, 0, 0),
             turns=self.turns,
             precision=self.precision,
         )
         normalization = self.normalization or model.usage.normalization
-        before = scale_drafts(flow, normalization, self.key)
-        needs = tuple(draft.name for draft in before if draft.merge)
+        before, arrays = _read_by(flow, normalization)
+        needs = tuple(draft.name for draft in before[-1:] if draft.merge)
         network = Network(
             path=path,
+            at_hand=flow.at_hand,
             digest=model.digest,
             trust=self.trust,
-            array=flow.signal,
+            arrays=arrays,
             how=how,
             compiled=self.compiled,
             normalization=normalization,
@@ -154,9 +163,25 @@ class Predict:
         )
         named = self._after(flow, model, lattice)
         passes = _passes(named, network, lattice, mode, products, needs=needs)
-        facts = {**flow.facts, "network": facts_of(network, lattice, mode) | {"threshold": self._value(flow, model)}}
-        warnings = (*flow.warnings, *_warnings(flow, model))
+        names = [channel.name for channel in flow.network_channels]
+        known = facts_of(network, lattice, mode, names) | {"threshold": self._value(flow, model)}
+        facts, warnings = {**flow.facts, "network": known}, (*flow.warnings, *_warnings(flow, model))
         return (*before, *passes), replace(self._segmented(named, model), facts=facts, warnings=warnings)
+
+    def channels_of(self, names: Sequence[str], *, at_hand: Callable[[str], str] = str) -> tuple[Channel, ...]:
+        """The channels of an image that the network sees, in its order; none where it sees what reaches the stage.
+
+        names : of the image's channels, "" where one has none; at_hand : as in `Flow`
+
+        Raises
+        ------
+        ModelError, ConfigError : there is no such network, or it takes another number of channels.
+        """
+        return chosen_channels(self._model(at_hand), self.channels, names)
+
+    def _model(self, at_hand: Callable[[str], str]) -> load.Model:
+        path = at_hand(packaged(self.path))
+        return _loaded(path, load.digest_of(path), self.trust)
 
     def _wishes(self) -> PatchWishes:
         return PatchWishes(
@@ -167,20 +192,17 @@ class Predict:
             square=self.turns in ("plane", "all"),
         )
 
-    def _products(self, model: load.Model) -> tuple[tuple[Product, ...], tuple[int, ...]]:
-        """The arrays to make, and the channels of the network that they need."""
-        wanted: list[tuple[str, Any, list[int]]] = []
+    def _products(self, model: load.Model) -> tuple[tuple[Product, ...], tuple[Wanted, ...]]:
+        """The arrays to make, and the outputs of the network that they need, with what makes results of each."""
+        usual = model.usage.activation if self.activation == "auto" else self.activation
+        # A softmax has its largest where sigmoids have; sigmoids of all that is above 17 are 1, alike.
+        of_classes = "softmax" if usual == "sigmoid" else usual
+        wanted: list[tuple[str, Any, list[Wanted]]] = []
         if self.output == "classes":
-            if not 2 <= model.out_channels <= 256:
-                raise ModelError(f"predict: classes of a network with {model.out_channels} outputs", "Use probability")
-            if self.foreground and not all(0 <= value < model.out_channels for value in self.foreground):
-                raise ModelError(
-                    f"predict: foreground {list(self.foreground)} of a network with {model.out_channels} outputs",
-                    "Count classes from 0",
-                )
-            wanted.append(("classes", "largest", list(range(model.out_channels))))
+            self._check_classes(model)
+            wanted.append(("classes", "largest", [(number, of_classes) for number in range(model.out_channels)]))
         else:
-            wanted.append((self._signal, "one", [_number(self.channel, model)]))
+            wanted.append((self._signal, "one", [(_number(self.channel, model), usual)]))
         for given, kind, name in (
             (self.borders, "mean", RELIEFS["borders"]),
             (self.affinities, "rest", RELIEFS["borders"]),
@@ -188,20 +210,21 @@ class Predict:
         ):
             if given is not None:
                 several = given if isinstance(given, tuple) else (given,)
-                wanted.append((name, kind, [_number(one, model) for one in several]))
-        channels = tuple(sorted({channel for *_, some in wanted for channel in some}))
+                wanted.append((name, kind, [(_number(one, model), usual) for one in several]))
+        outputs = tuple(sorted({one for *_, some in wanted for one in some}))
         products = tuple(
-            Product(name=name, kind=kind, channels=tuple(map(channels.index, some))) for name, kind, some in wanted
+            Product(name=name, kind=kind, channels=tuple(map(outputs.index, some))) for name, kind, some in wanted
         )
-        return products, channels
+        return products, outputs
 
-    def _activation(self, model: load.Model) -> str:
-        """What turns outputs into results."""
-        activation = model.usage.activation if self.activation == "auto" else self.activation
-        beside = (self.borders, self.affinities, self.distances)
-        if self.output == "classes" and activation == "sigmoid" and all(given is None for given in beside):
-            return "softmax"  # has its largest where they have; sigmoids of all that is above 17 are 1, alike
-        return activation
+    def _check_classes(self, model: load.Model) -> None:
+        if not 2 <= model.out_channels <= 256:
+            raise ModelError(f"predict: classes of a network with {model.out_channels} outputs", "Use probability")
+        if self.foreground and not all(0 <= value < model.out_channels for value in self.foreground):
+            raise ModelError(
+                f"predict: foreground {list(self.foreground)} of a network with {model.out_channels} outputs",
+                "Count classes from 0",
+            )
 
     @property
     def _signal(self) -> str:
@@ -282,6 +305,13 @@ class OneOf:
         return 4 * prod(out)
 
 
+def _read_by(flow: Flow, how: Normalization) -> tuple[tuple[Draft, ...], tuple[str, ...]]:
+    """The passes before the network, and the arrays it reads."""
+    if flow.network_channels:
+        return channel_drafts(flow, how)
+    return scale_drafts(flow, how, Predict.key), (str(flow.signal),)
+
+
 def _passes(
     flow: Flow,
     network: Network,
@@ -318,6 +348,11 @@ def _warnings(flow: Flow, model: load.Model) -> tuple[str, ...]:
             "an output that does not move with its input by whole strides, as with a stride that nobody stated): "
             "another patch or overlap is another result, blocks and workers change nothing"
         )
+    known, names = model.usage.inputs, tuple(channel.name for channel in flow.network_channels)
+    if known and names and all(known) and known != names:
+        found.append(
+            f"the network was trained on channels {', '.join(known)} in this order; it sees {', '.join(names)}"
+        )
     trained = model.usage.voxel_um
     if trained and any(abs(a - b) > OTHER_SIZE * b for a, b in zip(flow.scale.voxel_um, trained, strict=True)):
         found.append(
@@ -335,7 +370,9 @@ def _loaded(path: str, digest: str, trust: str | None) -> load.Model:
 
 def packaged(path: str, folder: Path | None = None) -> str:
     """The place of a network: in `folder`, or that of one that comes with the package, where the name is one of those
-    and there is no such file."""
+    and there is no such file. A URL stays one."""
+    if "://" in path:
+        return path
     here = (folder or Path()) / path
     shipped = MODELS / path
     return str(shipped) if Path(path).name == path and shipped.is_dir() and not here.exists() else str(here)

@@ -152,6 +152,14 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         run(tmp_path)
 
 
+def test_processes_that_do_not_see_the_checkpoint_of_the_first_are_refused(tmp_path, monkeypatch):
+    run(tmp_path, stop_at=4)
+    monkeypatch.setattr("chunkflow.models.train.told_by_first", lambda group, value, device: 4)
+    assert run(tmp_path).step == 10
+    with pytest.raises(ModelError, match="process 0 goes on from step 0, process 0 from step 4"):
+        run(tmp_path / "elsewhere")
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     run(tmp_path, stop_at=2)
     torch.manual_seed(0)

@@ -179,12 +179,17 @@ class Convolution(torch.nn.Module):
         return self.inner(image)
 
 
-def foreign(folder, *, space="zyx", channels=(1, 2), pre=(), post=(), expected=None, sizes=None, **changes):
-    """A package with a convolution as TorchScript; `expected` (image, logits of torch) -> its test output."""
+def foreign(folder, *, space="zyx", channels=(1, 2), pre=(), post=(), expected=None, sizes=None, bright=1, **changes):
+    """A package with a convolution as TorchScript; `expected` (image, logits of torch) -> its test output.
+
+    bright : how many times brighter each channel of the test image is than the one before
+    """
     folder.mkdir()
     torch.manual_seed(0)
     module = Convolution(channels, len(space)).eval()
     image = np.random.default_rng(0).gamma(2, 100, (1, channels[0], *(8, 10, 12)[-len(space) :])).astype(np.float32)
+    image *= np.float32(bright) ** np.arange(channels[0]).reshape(1, -1, *(1 for _ in space))
+    image = image.astype(np.float32)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(module).save(str(folder / "weights.torchscript"))
@@ -285,6 +290,44 @@ def test_what_comes_before_and_after_a_network_is_done_as_its_makers_say(tmp_pat
     model = load_model(path)
     assert run_test(path, model).is_good
     assert (model.in_channels, model.out_channels, model.usage.outputs) == (1, 2, ("o0", "o1"))
+
+
+def each(function):
+    """Of every channel of (N, C, Z, Y, X) by itself."""
+    return lambda image: np.stack([function(image[:, c]) for c in range(image.shape[1])], axis=1)
+
+
+def channelwise(numbers):
+    return np.array(numbers, np.float32)[:, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("pre", "scaled"),
+    [
+        ([step("zero_mean_unit_variance", axes=["z", "y", "x"])], each(zero_mean)),
+        ([step("zero_mean_unit_variance", axes=["channel", "z", "y", "x"])], zero_mean),
+        ([step("zero_mean_unit_variance")], zero_mean),
+        ([step("scale_range", axes=["z", "y", "x"], min_percentile=3.0)], each(lambda c: ranged(c, 3, 100))),
+        ([step("scale_range", axes=["channel", "z", "y", "x"], min_percentile=3.0)], lambda i: ranged(i, 3, 100)),
+        (
+            [step("fixed_zero_mean_unit_variance", mean=[150.0, 250.0], std=[40.0, 90.0], axis="channel")],
+            lambda i: (i - channelwise([150, 250])) / channelwise([40, 90]),
+        ),
+        (
+            [step("scale_linear", gain=2.0), step("scale_linear", gain=[0.1, 3.0], offset=0.5, axis="channel")],
+            lambda i: 2 * i * channelwise([0.1, 3]) + 0.5,
+        ),
+    ],
+)
+def test_several_channels_are_scaled_each_or_together_as_the_description_says(tmp_path, pre, scaled):
+    def expected(image, network):
+        # The second channel is brighter, so that numbers of one are not those of the other.
+        return network(scaled(image))
+
+    path = foreign(tmp_path / "p", pre=pre, channels=(2, 2), expected=expected, bright=2)
+    model = load_model(path)
+    assert run_test(path, model).is_good
+    assert (model.in_channels, model.usage.inputs) == (2, ("i0", "i1"))
 
 
 def test_sizes_become_stride_and_the_smallest_patch(tmp_path):
@@ -437,6 +480,7 @@ def parsed(folder, pre, post):
         ([], [step("zero_mean_unit_variance")], "postprocessing has a step 'zero_mean_unit_variance'"),
         ([], [step("scale_mean_variance", reference_tensor="a")], "postprocessing has a step 'scale_mean_variance'"),
         ([], [step("softmax", axis="z")], "softmax goes along z"),
+        ([step("scale_linear", gain=[2.0, 3.0], axis="z")], [], "2 numbers along z"),
         ([], [step("binarize", threshold=[0.1, 0.2], axis="channel")], "one per channel"),
         ([], [step("clip", min_percentile=3.0)], "'clip'"),
     ],
@@ -590,9 +634,12 @@ def test_a_description_that_does_not_fit_is_one_error(tmp_path, change, message)
 
 
 def test_a_sample_that_the_network_cannot_take_is_refused(small, tmp_path):
-    arguments = {"name": "n", "description": "d", "config": small.config, "usage": Usage(), "model": small.module}
+    arguments = {"name": "Names", "description": "d", "config": small.config, "usage": Usage(), "model": small.module}
     with pytest.raises(ModelError, match="sample of shape"):
         write_package(tmp_path / "p", sample_input=np.zeros((3, 40, 40)), authors=[{"name": "A"}], **arguments)
     with pytest.raises(ModelError, match="has no author"):
         write_package(tmp_path / "p", sample_input=np.zeros((32, 40, 40)), authors=[], **arguments)
+    arguments |= {"name": "Net", "authors": [{"name": "A"}]}
+    with pytest.raises(ModelError, match="cannot be called 'Net'"):
+        write_package(tmp_path / "p", sample_input=np.zeros((32, 40, 40)), **arguments)
     assert not (tmp_path / "p").exists()

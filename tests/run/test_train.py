@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,19 @@ from scipy import ndimage
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'chunkflow-engine[models]'")
 
+import chunkflow as cf  # noqa: E402
 from chunkflow.errors import ConfigError, InputChangedError, InputError, ModelError, UsageError  # noqa: E402
+from chunkflow.geometry.scale import Scale  # noqa: E402
 from chunkflow.models import load_model  # noqa: E402
 from chunkflow.models.train import applied  # noqa: E402
 from chunkflow.models.unet import UNet, UNetConfig  # noqa: E402
+from chunkflow.run.check import check  # noqa: E402
 from chunkflow.run.train import Training, train  # noqa: E402
 from chunkflow.run.validation import predicted  # noqa: E402
+from chunkflow.storage.layout import layout_for_core  # noqa: E402
+from chunkflow.storage.omezarr import Channel  # noqa: E402
+from chunkflow.storage.omezarr_write import write_image_group  # noqa: E402
+from chunkflow.storage.volume import create_array  # noqa: E402
 
 SHAPE = (16, 40, 48)
 UM = (0.2, 0.1, 0.1)
@@ -250,6 +258,65 @@ def test_planes_and_several_channels(folder, tmp_path, write_volume):
     assert (loaded.in_channels, loaded.stride) == (2, (1, 2, 2))
 
 
+def test_a_network_of_two_channels_is_trained_checked_and_applied(folder, tmp_path):
+    """The second channel is the first, upside down in brightness: what `predict` gives is the network's own output."""
+    described_pairs = []
+    for seed in range(2):
+        image, _ = balls(seed)
+        write_channels(tmp_path / f"two{seed}.ome.zarr", {"mito": image, "dark": (4000 - 3 * image).astype(np.uint16)})
+        labels = str(folder / f"labels{seed}.ome.zarr")
+        pair = {"image": str(tmp_path / f"two{seed}.ome.zarr"), "labels": labels, "channel": ["dark", "mito"]}
+        described_pairs.append(pair)
+    trained = train(described(folder, pairs=described_pairs, steps=6), tmp_path / "model")
+    rdf = yaml.safe_load((trained.path / "rdf.yaml").read_text())
+    assert rdf["inputs"][0]["axes"][1]["channel_names"] == ["dark", "mito"]
+    assert rdf["inputs"][0]["preprocessing"][0]["kwargs"]["axes"] == ["z", "y", "x"]
+    known = check(trained.path)
+    assert (known["in_channels"], known["inputs"]) == (2, ["dark", "mito"]) and known["own_test"].startswith("passed")
+
+    stage = cf.Predict(path=str(trained.path), channels=("dark", "mito"), mode="exact", threshold=None)
+    pipeline = cf.Pipeline(
+        [stage], input=cf.InputOptions(channel="mito"), output=cf.OutputOptions(save=("probability",))
+    )
+    plan = pipeline.plan(tmp_path / "two0.ome.zarr", tmp_path / "out", block=(8, 16, 16))
+    assert not any("was trained on channels" in warning for warning in plan.warnings)
+    probability = plan.run(on="serial").probability[:]
+    image = balls(0)[0].astype(np.float64)
+    both = np.stack([ranged(np.floor(4000 - 3 * image)), ranged(image)]).astype(np.float32)
+    padded = np.pad(both, [(0, 0), (16, 16), (16, 24), (16, 16)], mode="reflect")
+    module = load_model(trained.path).module
+    with torch.inference_mode():
+        truth = torch.sigmoid(module(torch.from_numpy(padded)[None]))[0, 0, 16:32, 16:56, 16:64].numpy()
+    np.testing.assert_allclose(probability, truth, atol=1e-4)
+
+
+def ranged(values):
+    low, high = (np.percentile(values, q, method="inverted_cdf") for q in (1, 99.8))
+    return (values - low) / (high - low)
+
+
+def write_channels(path, images):
+    """{name: (Z, Y, X)} as an OME-Zarr image."""
+    scale = Scale(UM)
+    shown = [Channel(name, (0.0, 1.0)) for name in images]
+    write_image_group(path, name="two", levels={"0": scale}, axes="czyx", channels=shown)
+    layout = replace(layout_for_core((64, 64, 64), SHAPE, np.dtype(np.uint16)), leading=(len(images),))
+    volume = create_array(path / "0", layout, scale, axes="czyx")
+    for number, image in enumerate(images.values()):
+        channel = replace(volume, at=(number,))
+        channel.write(channel.box, np.ascontiguousarray(image))
+
+
+def test_a_description_of_an_older_version_has_the_defaults_of_what_came_later(trained, folder, tmp_path):
+    path = tmp_path / "model"
+    shutil.copytree(trained[0].path, path)
+    for file in (path / "training.json", path / "training" / "description.json"):
+        content = json.loads(file.read_text())
+        del content["training"]["normalization"]["together"]
+        file.write_text(json.dumps(content))
+    assert train(described(folder), path).scores == trained[0].scores
+
+
 def test_a_frozen_encoder_is_that_of_the_weights_it_began_with(trained, folder, tmp_path):
     from safetensors.torch import load_file
 
@@ -261,6 +328,27 @@ def test_a_frozen_encoder_is_that_of_the_weights_it_began_with(trained, folder, 
     assert kept and all(torch.equal(before[name], after[name]) for name in kept)
     assert after["head.weight"].shape[0] == 2
     assert not torch.equal(before["up.0.first.weight"], after["up.0.first.weight"])
+
+
+@pytest.mark.thorough
+def test_pairs_of_an_object_store_give_the_weights_of_the_same_files_on_disk(trained, folder, tmp_path, bucket):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            (bucket / "pairs" / path.relative_to(folder).as_posix()).upload(path)
+    pairs = [
+        {name: str(bucket / "pairs" / f"{name}{seed}.ome.zarr") for name in ("image", "labels")} for seed in range(2)
+    ]
+    assert pairs[0]["image"].startswith("s3://")
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(described(folder, pairs=pairs)))
+    model = train(tmp_path / "train.yaml", tmp_path / "model")  # from a file, so that paths are taken as relative to it
+    assert weights(model.path) == weights(trained[0].path)
+    first = pairs[0]["labels"].removeprefix(f"{bucket}/")
+    labels = folder / "labels1.ome.zarr"
+    for path in labels.rglob("*"):
+        if path.is_file():
+            (bucket / first / path.relative_to(labels).as_posix()).upload(path)
+    with pytest.raises(InputChangedError, match="labels0"):
+        train(tmp_path / "train.yaml", tmp_path / "model")
 
 
 @pytest.mark.thorough
@@ -296,6 +384,9 @@ def test_prediction_of_a_box_is_that_of_the_network_where_patches_agree():
         ({"loss": "mse"}, ConfigError, "does not fit"),
         ({"from": "nowhere"}, ModelError, "the folder nowhere"),
         ({"target": {"kind": "image"}, "augment": {"intensity": {}}}, ConfigError, "intensity: null"),
+        ({"about": {"name": "Net"}}, ConfigError, "'Net' cannot be that of a package"),
+        ({"about": {"authors": []}}, ConfigError, "names nobody"),
+        ({"normalization": {"kind": "mean-sd", "together": True}}, ConfigError, "each channel by its own numbers"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_any_work(folder, tmp_path, changes, error, words):

@@ -412,21 +412,23 @@ def test_a_side_that_a_network_insists_on_is_that_of_every_patch(norm, tmp_path)
 # What a plan refuses.
 
 
-def test_the_largest_of_outputs_far_above_0_is_told(tmp_path):
-    """Sigmoids of 20 and of 30 are both 1 in float32."""
+@pytest.mark.parametrize("more", [{}, {"borders": 0}, {"distances": 0, "mode": "blend", "patch": 8, "turns": "flips"}])
+def test_the_largest_of_outputs_far_above_0_is_told(more, tmp_path):
+    """Sigmoids of 20 and of 30 are both 1 in float32; what is made beside the classes stays a sigmoid."""
     path, module = network(tmp_path, widths=(4,), norm="none", out_channels=2)
     module.head.weight.zero_()
     module.head.bias[:] = torch.tensor([20.0, 30.0])
     save_model(module, module.config, path, usage=Usage())
-    stage = cf.Predict(path=path, output="classes")
+    stage = cf.Predict(path=path, output="classes", **more)
     arrays = run_in_memory([stage], image((8, 8, 8)), block=ONE_BLOCK, save=("classes",)).arrays
     assert np.all(arrays["classes"] == 1)
+    assert all(np.all(arrays[name] == 1) for name in arrays if name.startswith("predicted-"))
 
 
 def test_channels_and_classes_that_are_not_there_are_refused_before_a_run(tmp_path):
     volume = write_volume(tmp_path / "in.ome.zarr", image((8, 8, 8)))
     two, _ = network(tmp_path, widths=(4,), in_channels=2)
-    with pytest.raises(ModelError, match="takes 2 channels, and sees one"):
+    with pytest.raises(ModelError, match="takes 2 channels, and the image has 1 channel"):
         cf.Pipeline([cf.Predict(path=two)]).plan(volume, tmp_path / "out")
     three, _ = network(tmp_path, widths=(4,), out_channels=3)
     with pytest.raises(ModelError, match=r"foreground \[1, 7\] of a network with 3 outputs"):
