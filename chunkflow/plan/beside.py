@@ -1,6 +1,8 @@
-"""What a pipeline reads beside its input: other channels of the image, and parent regions.
+"""What a pipeline reads beside its input: other channels of the image, or of another, and parent regions.
 
     measure: {channels: [dapi]}       -> "input:1", the array of the input at another channel
+    measure: {image: raw.zarr}        -> "input_image:0", an image on the input's grid: OME-Zarr or TIFF
+    predict: {channels: [mito, dapi]}  -> "input:0" and "input:1" (see `plan.network_channels`)
     measure: {regions: cells.zarr}    -> "input_regions", a label image on the input's grid: OME-Zarr or TIFF
     measure: {regions: RoiSet.zip}    -> polygons, constants of the passes that fill them
 
@@ -10,29 +12,41 @@ What does not fit the input is refused here, before anything runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from chunkflow.errors import ConfigError, InputError, InputNotFoundError, UsageError
+from chunkflow.errors import ConfigError, InputError, UsageError
 from chunkflow.geometry.box import Triple
+from chunkflow.plan.mask_values import warnings_of_mask
+from chunkflow.plan.network_channels import network_channels, network_images
+from chunkflow.plan.opened import (
+    Named,
+    Opened,
+    channel_number,
+    channels_in,
+    elsewhere,
+    identity_of,
+    open_on_grid,
+    part_of,
+    whole_of,
+)
+from chunkflow.plan.options import InputOptions
 from chunkflow.plan.pipeline import Pipeline
 from chunkflow.stages.base import ChannelImage, Record, RegionImage
 from chunkflow.stages.measure import Measure
-from chunkflow.storage import rois, tiff_stack
-from chunkflow.storage.hierarchy import zarr_kind
-from chunkflow.storage.identity import identity
+from chunkflow.storage import rois
 from chunkflow.storage.inventory import missing_chunks
-from chunkflow.storage.omezarr import channel_of, image_facts, open_volume
+from chunkflow.storage.omezarr import channel_of
 from chunkflow.storage.stores import place_of
 from chunkflow.storage.tables import UNITS
-from chunkflow.storage.tiff_stack import TiffStack, open_tiff_stack
-from chunkflow.storage.volume import Volume, open_array
+from chunkflow.storage.tiff_stack import SUFFIXES
+from chunkflow.storage.volume import Volume
 
 REGIONS = "input_regions"
+IMAGE = "input_image"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,56 +55,74 @@ class Beside:
 
     arrays : what is read, by the name that steps read it by
     identities : what tells each of them from a changed one, as JSON values
-    channels, regions : what stages are told of them
+    measured : the channel that is measured instead of the input, None where it is the input
+    channels, network_channels, regions : what stages are told of them
     warnings : sentences for the user
     """
 
-    arrays: Mapping[str, Volume | TiffStack] = field(default_factory=dict)
+    arrays: Mapping[str, Opened] = field(default_factory=dict)
     identities: Mapping[str, Any] = field(default_factory=dict)
+    measured: ChannelImage | None = None
     channels: tuple[ChannelImage, ...] = ()
+    network_channels: tuple[ChannelImage, ...] = ()
     regions: RegionImage | None = None
     warnings: tuple[str, ...] = ()
 
 
 def open_beside(pipeline: Pipeline, source: Volume, input_identity: Mapping[str, Any]) -> Beside:
-    """Open what the stages of a pipeline name beside the input.
+    """Open what the stages of a pipeline name beside the input, and look whether an input that is called a mask is one.
 
     Raises
     ------
-    ConfigError : channels are named that the input does not have, or of an input that is no image.
-    InputNotFoundError, InputError : regions that are not there, are no labels, or lie on another grid.
+    ConfigError : channels are named that the image does not have, or of an input that is no image.
+    InputNotFoundError, InputError : an image or regions that are not there, or lie on another grid; regions that are no
+        labels.
+    UsageError : a mask of grey values.
     """
-    stage = next((stage for stage in pipeline.stages if isinstance(stage, Measure)), None)
-    if stage is None:
-        return Beside()
-    if stage.channels and pipeline.input.kind != "image":
-        raise ConfigError(
-            f"measure: channels are those of an image, and the input is {pipeline.input.kind}",
-            "Leave channels out, or segment the image in the same pipeline",
-        )
-    volumes = _channel_volumes(stage.channels, source)
-    if stage.regions is not None and source.window is not None:
-        raise ConfigError(
-            f"measure: the regions {stage.regions} lie on the whole image, and a part of it is run",
-            "Leave them out with --set measure.regions=null, or run the whole image",
-        )
-    arrays: dict[str, Volume | TiffStack] = dict(volumes)
-    # Channels lie in one array, so its files, which the input's identity tells of, are those of all of them.
-    identities: dict[str, Any] = {name: {"input": input_identity, "at": list(v.at)} for name, v in volumes.items()}
-    regions, warnings = None, _missing(volumes, pipeline.input.missing)
-    if stage.regions is not None and Path(stage.regions).suffix.lower() in rois.SUFFIXES:
-        regions = _polygons(stage.regions, source.shape, pipeline.input.time_point)
-    elif stage.regions is not None:
-        regions, opened = RegionImage(array=REGIONS), _open_regions(stage.regions, source, pipeline.input.time_point)
-        warnings += _moved(stage.regions, opened, source)
-        arrays[REGIONS] = opened
-        identities[REGIONS] = identity(opened) if isinstance(opened, Volume) else opened.identity()
+    options = pipeline.input
+    stage = next((stage for stage in pipeline.stages if isinstance(stage, Measure)), Measure())
+    _check_kind(stage, options.kind)
+    channels = _channels(stage, pipeline, source, input_identity)
+    image, regions = _image(stage, options, source), _regions(stage, options, source)
     return Beside(
-        arrays=arrays,
-        identities=identities,
+        arrays={**channels.arrays, **image.arrays, **regions.arrays},
+        identities={**channels.identities, **image.identities, **regions.identities},
+        measured=image.measured,
+        channels=(*channels.channels, *image.channels),
+        network_channels=channels.network_channels,
+        regions=regions.regions,
+        warnings=(*warnings_of_mask(source, options), *channels.warnings, *image.warnings, *regions.warnings),
+    )
+
+
+def _check_kind(stage: Measure, kind: str) -> None:
+    if kind == "image":
+        return
+    if stage.channels and stage.image is None:
+        raise ConfigError(
+            f"measure: channels are those of an image, and the input is {kind}",
+            "Name the image that they are of with measure: {image: PATH}, or segment it in the same pipeline",
+        )
+    if stage.image is not None and stage.intensity == "image":
+        raise ConfigError(
+            f"measure: intensity image is what the segmentation saw, and the input is {kind}",
+            f"Leave intensity out: what is measured then is {stage.image}",
+        )
+
+
+def _channels(stage: Measure, pipeline: Pipeline, source: Volume, input_identity: Mapping[str, Any]) -> Beside:
+    """Channels of the input, which objects are measured in and networks see."""
+    volumes = _channel_volumes(stage.channels, source) if stage.image is None else {}
+    seen = network_channels(pipeline, source)
+    opened = {**volumes, **dict(seen)}
+    others = [volume for name, volume in opened.items() if volume.at != source.at or name in volumes]
+    return Beside(
+        arrays=opened,
+        # Channels lie in one array, so its files, which the input's identity tells of, are those of all of them.
+        identities={name: {"input": input_identity, "at": list(v.at)} for name, v in opened.items()},
         channels=_channel_images(volumes),
-        regions=regions,
-        warnings=warnings,
+        network_channels=network_images(seen),
+        warnings=_missing(others, pipeline.input.missing),
     )
 
 
@@ -99,19 +131,66 @@ def _channel_volumes(channels: Sequence[str | int], source: Volume) -> dict[str,
     found: dict[str, Volume] = {}
     for channel in channels:
         volume = channel_of(source, channel)
-        name = f"input:{_number(volume)}"
+        name = f"input:{channel_number(volume)}"
         if name in found:
-            raise ConfigError(f"measure: channel {channel!r} stands twice in channels", "Keep one of them")
+            raise _twice(channel)
         found[name] = volume
     return found
 
 
-def _missing(volumes: Mapping[str, Volume], allowed: str) -> tuple[str, ...]:
+def _twice(channel: str | int) -> ConfigError:
+    return ConfigError(f"measure: channel {channel!r} stands twice in channels", "Keep one of them")
+
+
+def _image(stage: Measure, options: InputOptions, source: Volume) -> Beside:
+    """The channels of the image that is measured instead of the input."""
+    if stage.image is None:
+        return Beside()
+    named, whole = Named(path=stage.image, called="measure: the image"), whole_of(source)
+    names = channels_in(named)
+    if not stage.channels and len(names) > 1:
+        listed = ", ".join(f"{number} ({name})" if name else str(number) for number, name in enumerate(names))
+        raise ConfigError(
+            f"{named} holds {len(names)} channels: {listed}",
+            "Name those to measure, that of the intensity first, as in measure: {channels: [0, 1]}",
+        )
+    opened: dict[str, Opened] = {}
+    for channel in stage.channels or (0,):
+        one = open_on_grid(named, whole, time=options.time_point, channel=channel)
+        name = f"{IMAGE}:{channel_number(one)}"
+        if name in opened:
+            raise _twice(channel)
+        opened[name] = one
+    arrays = {name: part_of(one, source) for name, one in opened.items()}
+    images = _channel_images(arrays, place_of(named.path).name.partition(".")[0] if len(names) == 1 else "")
+    is_measured = stage.intensity == "raw"
+    first = next(iter(opened.values()))
+    return Beside(
+        arrays=arrays,
+        identities={name: identity_of(one) for name, one in arrays.items()},
+        measured=replace(images[0], name=_title(named.path, first, len(names))) if is_measured else None,
+        channels=images[1:] if is_measured else images,
+        warnings=(
+            *elsewhere(named, first, whole),
+            *_missing([one for one in arrays.values() if isinstance(one, Volume)], options.missing),
+        ),
+    )
+
+
+def _title(path: str, opened: Opened, count: int) -> str:
+    """What a table calls an image: its path from the folder or file that has an ending on, and the channel."""
+    parts = [part for part in place_of(path).parts if part.strip("/")]
+    first = next((k for k, part in enumerate(parts) if part.lower().endswith((".zarr", *SUFFIXES))), len(parts) - 1)
+    title = "/".join(parts[first:])
+    return title if count == 1 else f"{title}, {opened.channel or f'channel {channel_number(opened)}'}"
+
+
+def _missing(volumes: Iterable[Volume], allowed: str) -> tuple[str, ...]:
     """What is said of channels that lack chunks."""
     found = []
-    for volume in volumes.values():
+    for volume in volumes:
         missing = missing_chunks(volume)
-        lacking = f"{missing} chunks of channel {_number(volume)} of {volume.path} are missing"
+        lacking = f"{missing} chunks of channel {channel_number(volume)} of {volume.path} are missing"
         if missing and allowed == "fail":
             raise UsageError(lacking, "Restore them, or read them as zeros with missing: auto")
         if missing:
@@ -119,15 +198,10 @@ def _missing(volumes: Mapping[str, Volume], allowed: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _number(volume: Volume) -> int:
-    others = (letter for letter in volume.axes if letter not in "zyx")
-    return dict(zip(others, volume.at, strict=True)).get("c", 0)
-
-
-def _channel_images(volumes: Mapping[str, Volume]) -> tuple[ChannelImage, ...]:
-    """Channels with names that are safe in a column, no two alike."""
-    numbers = {name: str(_number(volume)) for name, volume in volumes.items()}
-    safe = {name: _safe(volume.channel) or numbers[name] for name, volume in volumes.items()}
+def _channel_images(volumes: Mapping[str, Opened], called: str = "") -> tuple[ChannelImage, ...]:
+    """Channels with names that are safe in a column, no two alike: their own, or `called`; else their number."""
+    numbers = {name: str(channel_number(volume)) for name, volume in volumes.items()}
+    safe = {name: _safe(called or volume.channel) or numbers[name] for name, volume in volumes.items()}
     lower = [word.lower() for word in safe.values()]
     named = {name: word if lower.count(word.lower()) == 1 else f"{word}_{numbers[name]}" for name, word in safe.items()}
     if len({word.lower() for word in named.values()}) < len(named):  # "a", "a" and "a_1"
@@ -143,56 +217,31 @@ def _safe(channel: str) -> str:
     return "" if words and words[-1] in UNITS else "_".join(words)
 
 
-def _open_regions(path: str, source: Volume, time: int | None) -> Volume | TiffStack:
-    """A label image on the grid of the input."""
-    opened = _label_image(path, source, time)
+def _regions(stage: Measure, options: InputOptions, source: Volume) -> Beside:
+    """Parent regions: polygons, or a label image on the grid of the input."""
+    if stage.regions is None:
+        return Beside()
+    if source.window is not None:
+        raise ConfigError(
+            f"measure: the regions {stage.regions} lie on the whole image, and a part of it is run",
+            "Leave them out with --set measure.regions=null, or run the whole image",
+        )
+    if place_of(stage.regions).suffix.lower() in rois.SUFFIXES:
+        return Beside(regions=_polygons(stage.regions, source.shape, options.time_point))
+    named = Named(
+        path=stage.regions,
+        called="measure: the regions",
+        formats="an OME-Zarr label image, a TIFF stack of labels, or the RoiSet.zip of ImageJ's ROI Manager",
+    )
+    opened = open_on_grid(named, source, time=options.time_point)
     if opened.dtype.kind not in "iub":
-        raise InputError(
-            f"measure: the regions {path} hold {opened.dtype}, not labels", "Save region ids as whole numbers"
-        )
-    if opened.shape != source.shape:
-        raise InputError(
-            f"measure: the regions {path} have shape {opened.shape}, the input {source.shape}",
-            "Give regions on the input's grid, one label per voxel",
-        )
-    if isinstance(opened, Volume):
-        voxels = zip(opened.scale.voxel_um, source.scale.voxel_um, strict=True)
-        if any(abs(a - b) > 1e-3 * b for a, b in voxels):
-            raise InputError(
-                f"measure: the regions {path} have voxels of {opened.scale.voxel_um} um, the input of "
-                f"{source.scale.voxel_um}",
-                "Give regions on the input's grid, or correct their voxel size",
-            )
-    return opened
-
-
-def _moved(path: str, opened: Volume | TiffStack, source: Volume) -> tuple[str, ...]:
-    """What is said of regions whose metadata put them elsewhere: many programs write no origin."""
-    if not isinstance(opened, Volume):
-        return ()
-    here, there = source.scale.translation_um, opened.scale.translation_um
-    apart = zip(here, there, source.scale.voxel_um, strict=True)
-    if all(abs(a - b) <= 0.5 * v for a, b, v in apart):
-        return ()
-    return (f"the regions {path} begin at {there} um and the input at {here} um; they are taken voxel for voxel",)
-
-
-def _label_image(path: str, source: Volume, time: int | None) -> Volume | TiffStack:
-    place = place_of(path)
-    if zarr_kind(place) is None and not place.exists():
-        raise InputNotFoundError(f"measure: the regions {path} do not exist", "Check the path")
-    if place.is_file():
-        if place.suffix.lower() in tiff_stack.SUFFIXES:
-            return open_tiff_stack(path)
-        raise InputError(
-            f"measure: the regions {path} are no format that can be read",
-            "Give an OME-Zarr label image, a TIFF stack of labels, or the RoiSet.zip of ImageJ's ROI Manager",
-        )
-    if zarr_kind(place) == "array":  # without OME metadata: its shape says enough
-        return open_array(path, source.scale, axes=None, read_only=True)
-    facts = image_facts(path)
-    level = next((k for k, volume in enumerate(facts.levels) if volume.shape == source.shape), 0)
-    return open_volume(path, time=time if facts.times > 1 else None, level=level)
+        raise InputError(f"{named} hold {opened.dtype}, not labels", "Save region ids as whole numbers")
+    return Beside(
+        arrays={REGIONS: opened},
+        identities={REGIONS: identity_of(opened)},
+        regions=RegionImage(array=REGIONS),
+        warnings=elsewhere(named, opened, source),
+    )
 
 
 def _polygons(path: str, shape: Triple, time: int | None) -> RegionImage:

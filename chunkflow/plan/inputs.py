@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 
 from chunkflow.errors import UsageError
+from chunkflow.plan.opened import Named, Opened, identity_of, open_on_grid
 from chunkflow.plan.pipeline import Pipeline
 from chunkflow.plan.reading import files_of
 from chunkflow.storage.identity import identity
 from chunkflow.storage.inventory import missing_chunks
-from chunkflow.storage.layout import ArrayLayout
 from chunkflow.storage.omezarr import open_volume
-from chunkflow.storage.tiff_stack import TiffStack
 from chunkflow.storage.volume import Volume
 
 
-def open_inputs(pipeline: Pipeline, volume: Volume | str | Path | None) -> tuple[Volume, Volume | None]:
+def open_inputs(pipeline: Pipeline, volume: Volume | str | Path | None) -> tuple[Volume, Opened | None]:
     """The image and the user's mask.
 
     Raises
@@ -46,18 +45,8 @@ def open_inputs(pipeline: Pipeline, volume: Volume | str | Path | None) -> tuple
         )
     if options.mask is None:
         return source, None
-    mask = open_volume(options.mask)
-    if any(abs(a - b) > 1e-3 * b for a, b in zip(mask.scale.voxel_um, source.scale.voxel_um, strict=True)):
-        raise UsageError(
-            f"the mask {options.mask} has voxels of {mask.scale.voxel_um} um, the input of {source.scale.voxel_um}",
-            "Give a mask on the input's grid",
-        )
-    if mask.shape != source.shape:
-        raise UsageError(
-            f"the mask {options.mask} has shape {mask.shape}, the input {source.shape}",
-            "Give a mask on the input's grid",
-        )
-    return source, mask
+    time = None if options.time == "all" else options.time
+    return source, open_on_grid(Named(path=options.mask, called="the mask"), source, time=time)
 
 
 def _holds(dtype: np.dtype[Any], value: float) -> bool:
@@ -68,7 +57,7 @@ def _holds(dtype: np.dtype[Any], value: float) -> bool:
     return float(value).is_integer() and limits.min <= value <= limits.max
 
 
-def input_identity(source: Volume, mask: Volume | None, pipeline: Pipeline) -> Mapping[str, Any]:
+def input_identity(source: Volume, mask: Opened | None, pipeline: Pipeline) -> Mapping[str, Any]:
     """What the input is known by, and how many of its chunks are missing.
 
     Raises
@@ -84,13 +73,5 @@ def input_identity(source: Volume, mask: Volume | None, pipeline: Pipeline) -> M
         )
     seen: dict[str, Any] = {"image": known, "missing": missing}
     if mask is not None:
-        seen["mask"] = identity(mask)
+        seen["mask"] = identity_of(mask)
     return seen
-
-
-def layout_of(opened: Volume | TiffStack) -> ArrayLayout:
-    """How an input is cut into files; a TIFF is one, read plane by plane."""
-    if isinstance(opened, Volume):
-        return opened.layout
-    _, y, x = opened.shape
-    return ArrayLayout(opened.shape, opened.dtype.name, (1, y, x), opened.shape)

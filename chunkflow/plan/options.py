@@ -26,7 +26,7 @@ class InputOptions:
     channel, time, level : which one, by number (channels by name too); time "all" is every one, as a batch
     voxel_um : z, y, x, instead of what the image says
     nodata : voxels of this value hold no data
-    mask : OME-Zarr image of the same shape; only its non-zero voxels are used
+    mask : OME-Zarr image or TIFF stack of the same shape; only its non-zero voxels are used
     missing : "auto" reads missing chunks as zeros and counts them, "fail" refuses them
     nan : "fail" sets blocks with NaN or infinity aside, "zero" reads them as 0
     region : a part of it, z,y,x in voxels "10:60,0:256,:" or micrometers "10-15um,0-25um,:" (see `geometry.region`)

@@ -17,11 +17,13 @@ from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.scale import doubt_of
 from chunkflow.plan import memory
 from chunkflow.plan.beside import Beside
+from chunkflow.plan.opened import Opened
 from chunkflow.plan.pipeline import Pipeline
 from chunkflow.plan.region import Part, with_lent
 from chunkflow.stages.base import ArraySpec, Draft, Flow, boxes_of_chain
 from chunkflow.stages.label import Label
 from chunkflow.stages.scan import Scan
+from chunkflow.storage.copies import copied
 from chunkflow.storage.layout import ArrayLayout, layout_for_core
 from chunkflow.storage.volume import Volume
 
@@ -82,7 +84,7 @@ class Pass:
 def drafts_of(
     pipeline: Pipeline,
     source: Volume,
-    mask: Volume | None,
+    mask: Opened | None,
     block: Triple,
     beside: Beside | None = None,
     part: Part | None = None,
@@ -113,7 +115,10 @@ def drafts_of(
         channel=source.channel,
         channel_number=dict(zip((a for a in source.axes if a not in "zyx"), source.at, strict=True)).get("c", 0),
         optics=source.optics,
+        measured=beside.measured,
         channels=beside.channels,
+        network_channels=beside.network_channels,
+        at_hand=copied,
         regions=beside.regions,
         origin=(0, 0, 0) if part is None else part.box.start,
         whole=None if part is None else part.whole,

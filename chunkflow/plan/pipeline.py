@@ -202,7 +202,7 @@ class Pipeline:
         workers: int | None = None,
         resume: bool = True,
     ) -> Plan:
-        """Settle the passes for a volume; reads no voxel. See `chunkflow.plan.plan.make_plan`."""
+        """Settle the passes for a volume; reads no voxel (of a mask, a few). See `chunkflow.plan.plan.make_plan`."""
         from chunkflow.plan.plan import make_plan
 
         return make_plan(self, volume, output, block=block, memory=memory, workers=workers, resume=resume)
@@ -341,7 +341,7 @@ def resolved(stage: T, folder: Path) -> T:
         psf = _read_psf(one, folder) if isinstance(one, Psf) else {k: _read_psf(p, folder) for k, p in one.items()}
         return replace(stage, psf=psf)
     if isinstance(stage, Measure):
-        return replace(stage, regions=_relative(stage.regions, folder))
+        return replace(stage, image=_relative(stage.image, folder), regions=_relative(stage.regions, folder))
     if isinstance(stage, Threshold) and isinstance(stage.from_, str) and stage.from_ != BATCH:
         path = str(folder / stage.from_)
         return replace(stage, from_=path, value=shared_threshold(path, stage.value))

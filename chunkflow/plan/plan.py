@@ -1,4 +1,5 @@
-"""A plan: passes settled on grids, with their arrays, memory and fingerprints. Reads no voxel and writes nothing.
+"""A plan: passes settled on grids, with their arrays, memory and fingerprints. Writes nothing, and reads
+no voxel but a few of an input that is called a mask.
 
     stages --drafts(flow)--> drafts --layout, memory, checks--> passes --fingerprints--> what can be re-used
 
@@ -27,7 +28,8 @@ from chunkflow.plan import blocks, memory
 from chunkflow.plan.beside import Beside, open_beside
 from chunkflow.plan.disk import Disk, disk_of
 from chunkflow.plan.fingerprint import fingerprint
-from chunkflow.plan.inputs import input_identity, layout_of, open_inputs
+from chunkflow.plan.inputs import input_identity, open_inputs
+from chunkflow.plan.opened import Opened
 from chunkflow.plan.passes import (
     Pass,
     PlannedArray,
@@ -75,7 +77,7 @@ class Plan:
 
     pipeline: Pipeline
     input: Volume
-    mask: Volume | None
+    mask: Opened | None
     beside: Beside
     input_identity: Mapping[str, Any]
     output: Place
@@ -109,7 +111,7 @@ class Plan:
     def layouts(self) -> dict[str, ArrayLayout]:
         """Layout of every array that is read or written, by name."""
         opened = {"input": self.input, **({} if self.mask is None else {"input_mask": self.mask}), **self.beside.arrays}
-        return {name: layout_of(volume) for name, volume in opened.items()} | {
+        return {name: volume.layout for name, volume in opened.items()} | {
             name: array.layout for name, array in self.arrays.items()
         }
 
@@ -271,7 +273,7 @@ def _cheapest(plans: Iterable[Plan], workers: int) -> Plan:
     return smallest
 
 
-def _part(pipeline: Pipeline, source: Volume, mask: Volume | None, target: Place) -> Part | None:
+def _part(pipeline: Pipeline, source: Volume, mask: Opened | None, target: Place) -> Part | None:
     """The part of the volume that the pipeline asks for, and what a run of the whole volume lends it."""
     options = pipeline.input
     if options.region is None:
@@ -305,7 +307,7 @@ def _stored_block(output: Place) -> Triple | None:
 def _settle(
     pipeline: Pipeline,
     source: Volume,
-    mask: Volume | None,
+    mask: Opened | None,
     beside: Beside,
     seen: Mapping[str, Any],
     output: Place,

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 LENT = frozenset(
     {
         "range", "correct-levels", "correct-range", "deconvolve-check", "deconvolve-range", "resample-range",
-        "apply-range", "predict-scale", "predict-range", "pixels-scale", "pixels-range", "vesselness-range",
-        "threshold",
+        "apply-range", "predict-channels-range", "predict-scale", "predict-range", "pixels-scale", "pixels-range",
+        "vesselness-range", "threshold",
     }
 )  # fmt: skip
 """Merges that find values of the whole volume."""
@@ -231,7 +231,8 @@ def read_box(whole: Plan, asked: Box) -> Box:
         products = [spec.source for spec in p.draft.writes]
         for name, need in boxes_of_chain(steps, box, Box.of_shape(grid.shape), products)[1].items():
             wanted[name] = hull([need, wanted.get(name, need)])
-    reads = wanted["input"].clip(whole.input.box)
+    channels = [box for name, box in wanted.items() if name == "input" or name.startswith("input:")]
+    reads = hull(channels).clip(whole.input.box)
     start = [n // m * m for n, m in zip(reads.start, _multiples(whole, passes, resampled, ratio), strict=True)]
     return Box(triple(start), reads.stop)
 

@@ -1,6 +1,7 @@
-"""Intensities of objects: exact sums over a block, of the measured image and of other channels of the input.
+"""Intensities of objects: exact sums over a block, of the measured image and of other channels.
 
     channel-K    range of channel K, where its sums need one: of floats, whose fixed point follows from it
+    image-K      the same of a channel of the image that `measure` names
     measure      positions and intensities per object; per channel, its own sums and its products with the intensity
 
 An image that lies on the input's grid is resampled linearly where the objects lie on another.
@@ -43,7 +44,7 @@ class Sums:
 
     def run(self, view: View, out: Box) -> Output:
         labels = host(view.regions["labels"].cut(out))
-        power = 0 if self.intensity is None else scale_power(view.values[self.limits], self.dtype)
+        power = scale_power(view.values[self.limits], self.dtype) if self.limits else 0
         values: NDArray[Any] | None = None
         if self.intensity is not None and labels.any():
             values = sampled(view.regions[self.intensity], self.resampling, out)
@@ -127,7 +128,8 @@ def range_of(channel: ChannelImage, resampling: Resampling | None) -> str:
 
 
 def _pass_of(channel: ChannelImage) -> str:
-    return channel.array.replace("input:", "channel-")
+    array, _, number = channel.array.partition(":")
+    return f"{'channel' if array == 'input' else 'image'}-{number}"
 
 
 def range_drafts(channel: ChannelImage, flow: Flow) -> tuple[Draft, ...]:
@@ -140,6 +142,20 @@ def range_drafts(channel: ChannelImage, flow: Flow) -> tuple[Draft, ...]:
         Draft(name=scan, grid=grid, steps=(Range(array=channel.array, valid=None),)),
         range_draft(scan=scan, merge=merge, grid=grid),
     )
+
+
+def measured_sums(flow: Flow, intensity: str) -> Sums:
+    """The sums over the array that is measured: "raw", the input or the image named instead, "image" or "none"."""
+    if intensity == "raw" and flow.measured is not None:
+        dtype = "float32" if flow.resampling else flow.measured.dtype
+        limits = range_of(flow.measured, flow.resampling)
+        return Sums(intensity=flow.measured.array, dtype=dtype, resampling=flow.resampling, limits=limits)
+    if flow.kind != "image" or intensity == "none":
+        return Sums(intensity=None, dtype="uint8", resampling=None, limits="")
+    if intensity == "image":
+        return Sums(intensity=str(flow.image), dtype=flow.image_dtype, resampling=None, limits=flow.image_range)
+    dtype = "float32" if flow.resampling else flow.input_dtype
+    return Sums(intensity="input", dtype=dtype, resampling=flow.resampling, limits=flow.input_range)
 
 
 def sums_of(record: Record) -> measure.ObjectSums:

@@ -139,6 +139,12 @@ def _not_an_image(node: Node) -> InputError:
 
 
 def _none(node: Node) -> InputError:
+    if labels := _label_images(node):
+        listed = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
+        return InputError(
+            f"{node.path} holds no image, only labels: {listed}",
+            f"Give them as labels: input: {{path: {node.path / 'labels' / labels[0]}, kind: labels}}",
+        )
     arrays = [folder.name for folder in node.path.iterdir() if (child := _node(folder)) and child.is_array]
     if not arrays:
         return InputError(f"{node.path} holds no image", "Give the folder of an image")
@@ -147,6 +153,15 @@ def _none(node: Node) -> InputError:
         f"{node.path} holds no image, only arrays without a voxel size: {listed}",
         f"Import one: chunkflow import SOURCE DESTINATION --dataset {min(arrays)} --voxel-um Z Y X",
     )
+
+
+def _label_images(node: Node) -> list[str]:
+    """Names of the label images of a group."""
+    folder = _node(node.path / "labels")
+    if folder is None or folder.is_array:
+        return []
+    listed = folder.ome.get("labels")
+    return [str(name) for name in listed] if isinstance(listed, list) else _child_images(folder)
 
 
 def _several(node: Node, what: str, images: Sequence[str]) -> InputError:

@@ -69,6 +69,8 @@ _WORDS = {
     "codecs": "compression or chunk metadata",
     "voxel_um": "voxel size (um)",
     "translation_um": "translation (um)",
+    "bytes": "size of the file (bytes)",
+    "modified": "time of its last change (ns)",
 }
 
 

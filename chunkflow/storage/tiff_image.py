@@ -89,12 +89,12 @@ class TiffImage:
         finally:
             self._planes.close()
 
-    def fill_box(self, out: NDArray[Any], box: Box) -> None:
-        """Read the voxels of a box of a (Z, Y, X) image into `out`, shape `box.shape`."""
+    def fill_box(self, out: NDArray[Any], box: Box, *, c: int = 0, t: int = 0) -> None:
+        """Read the voxels of a box of one channel and time point into `out`, shape `box.shape`."""
         planes, rows, columns = box.slices
         try:
             for offset, z in enumerate(range(planes.start, planes.stop)):
-                out[offset] = self._planes.plane({"z": z})[rows, columns]
+                out[offset] = self._planes.plane({"z": z, "c": c, "t": t})[rows, columns]
         finally:
             self._planes.close()
 

@@ -31,8 +31,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with all that stages name: images, regions, a function, networks."""
     folder = tmp_path_factory.mktemp("fields")
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 900, SHAPE).astype(np.uint16)
+    image = np.kron(rng.integers(0, 900, (6, 10, 11)), np.ones((4, 4, 4))).astype(np.uint16)  # alike as labels are
     written = {"in": image, "mask": (image > 3).astype(np.uint8), "cells": (image > 450).astype(np.uint8)}
+    written["other"] = image[::-1]
     for name, values in written.items():
         write_volume(folder / f"{name}.ome.zarr", values, VOXEL_UM)
     (folder / "functions_of_fields.py").write_text(
@@ -159,6 +160,7 @@ CHANGED = dict(
         field("predict.path", lambda f: network(f, 1)),
         field("predict.output", "classes", threshold="auto"),
         field("predict.channel", 1),
+        field("predict.channels", (0,)),
         field("predict.foreground", (2,), output="classes", threshold="auto"),
         field("predict.borders", 1),
         field("predict.distances", 2),
@@ -214,6 +216,7 @@ CHANGED = dict(
         field("skeleton.max_halo", 4),
         field("skeleton.t0", 2),
         field("measure.intensity", "image"),
+        field("measure.image", lambda f: str(f / "other.ome.zarr")),
         field("measure.channels", (0,)),
         field("measure.background", 3.0, channels=(0,)),
         field("measure.regions", lambda f: str(f / "cells.ome.zarr")),

@@ -128,6 +128,10 @@ def test_a_mask_without_background_is_one_instance(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("connectivity", [6, 26])
 def test_crowded_nuclei_are_told_apart_as_well_as_promised(tmp_path: Path, connectivity: int) -> None:
+    """With the truth's foreground, 0.087 (6 neighbours) and 0.090 (26): what is judged is where touching nuclei are
+    parted, not where they end. With Otsu's or Li's threshold of the image, whose foreground has a Dice of 0.77 with the
+    truth's, the error is 0.57 to 0.70.
+    """
     path = SHARED / "nuclei_crowded_truth.tif"
     if not path.is_file():
         pytest.skip("shared/data/nuclei_crowded_truth.tif is missing")

@@ -265,6 +265,23 @@ def test_folders_of_images_list_them(image: Path, tmp_path: Path) -> None:
         open_volume(tmp_path)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_group_of_labels_without_an_image_names_them_and_how_to_give_them(tmp_path: Path, format: Format) -> None:
+    folder = tmp_path / "image.ome.zarr"
+    write_group(folder, format=format)
+    write_labels_group(folder / "labels", ["objects", "skeleton"], format=format)
+    said = r"image.ome.zarr holds no image, only labels: objects, skeleton. Give them as labels: .*"
+    with pytest.raises(InputError, match=said + r"path: .*image.ome.zarr/labels/objects, kind: labels"):
+        open_volume(folder)
+    write_group(folder / "labels", format=format)  # whose list is lost
+    with pytest.raises(InputError, match="holds no image"):
+        open_volume(folder)
+    levels = write_levels(folder / "labels" / "cells", format, voxels())
+    write_image_group(folder / "labels" / "cells", name="cells", levels=levels, format=format)
+    with pytest.raises(InputError, match="only labels: cells"):
+        open_volume(folder)
+
+
 def test_what_is_not_an_image_names_the_remedy(image: Path, tmp_path: Path) -> None:
     with pytest.raises(InputNotFoundError, match=r"nothing does not exist. Check the path"):
         open_volume(tmp_path / "nothing")

@@ -36,10 +36,40 @@ def test_one_plane_is_a_stack_of_one(tmp_path: Path) -> None:
     assert open_tiff_stack(tmp_path / "plane.tif").shape == (1, 21, 33)
 
 
-def test_channels_are_refused(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "two.tif", VOXELS[:8].reshape(4, 2, 21, 33), imagej=True, metadata={"axes": "ZCYX"})
-    with pytest.raises(InputError, match="c 2, z 4.*Save one channel"):
-        open_tiff_stack(tmp_path / "two.tif")
+def test_one_of_several_channels_and_time_points_is_named(tmp_path: Path) -> None:
+    path, voxels = tmp_path / "many.tif", np.resize(VOXELS, (3, 4, 2, 21, 33))
+    metadata = {"axes": "TZCYX", "spacing": 0.3, "unit": "um"}
+    tifffile.imwrite(path, voxels, imagej=True, metadata=metadata, resolution=(10, 10))
+    for match, chosen in (
+        ("holds 2 channels.*Save one channel alone", {"time": 0}),
+        ("holds 3 time points", {"channel": 1}),
+        ("no channel 2.*0 to 1", {"channel": 2, "time": 0}),
+        ("no one channel named 'dapi'", {"channel": "dapi", "time": 0}),
+        ("no time point 3", {"channel": 0, "time": 3}),
+    ):
+        with pytest.raises(InputError, match=match):
+            open_tiff_stack(path, **chosen)  # type: ignore[arg-type]
+    stack = pickle.loads(pickle.dumps(open_tiff_stack(path, channel="1", time=2)))
+    assert stack.voxel_um == pytest.approx((0.3, 0.1, 0.1))
+    np.testing.assert_array_equal(stack.read(stack.box), voxels[2, :, 1])
+
+
+def test_a_part_is_a_stack_of_its_own(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "labels.tif", VOXELS)
+    whole = open_tiff_stack(tmp_path / "labels.tif")
+    part = whole.cropped(Box((2, 3, 5), (7, 20, 30)))
+    assert part.shape == (5, 17, 25) and part.identity() != whole.identity()
+    np.testing.assert_array_equal(part.read(part.box), VOXELS[2:7, 3:20, 5:30])
+    np.testing.assert_array_equal(
+        part.cropped(Box((1, 2, 3), (4, 5, 6))).read(Box((0, 0, 0), (3, 3, 3))), VOXELS[3:6, 5:8, 8:11]
+    )
+    with pytest.raises(InputError, match="reaches outside"):
+        part.read(Box((0, 0, 0), (6, 1, 1)))
+
+
+def test_a_tiff_in_a_store_is_refused_with_what_to_do() -> None:
+    with pytest.raises(InputError, match="object store.*Import it"):
+        open_tiff_stack("s3://bucket/labels.tif")
 
 
 def test_a_file_that_is_replaced_is_noticed(tmp_path: Path) -> None:
