@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
@@ -35,7 +35,17 @@ from chunkflow.run.gpu_use import Use, take_gpu_use
 from chunkflow.run.lanes import Lanes
 from chunkflow.run.out_of_memory import is_of_device, ran_out, refusal
 from chunkflow.run.resident import peak_bytes
-from chunkflow.stages.base import BlockStep, MergeStep, Record, Region, ShelvingMerge, View, boxes_of_chain
+from chunkflow.stages.base import (
+    BlockStep,
+    MergeStep,
+    Record,
+    Region,
+    ShelvingMerge,
+    View,
+    boxes_of_chain,
+    is_idle,
+    spared,
+)
 from chunkflow.storage.files import object_sizes, remove_files
 from chunkflow.storage.layout import objects_of
 from chunkflow.storage.records import RecordFolder, merged_path, read_record, record_path, shelf_in, write_record
@@ -210,21 +220,26 @@ def _run_merge(job: Job, unit: int) -> UnitResult:
 def _run_block(job: Job, unit: int, lane: AbstractContextManager[None]) -> UnitResult:
     """Read, compute in the lane, write."""
     began = perf_counter()
-    work = _read_block(job, unit)
-    read = perf_counter()
-    with lane:
-        computing = perf_counter()
-        arrays, record = _compute(job, work)
-        computed = perf_counter()
-    device = work.device
-    del work  # what was read: writing takes its place
+    arrays: dict[str, Any] = {}
+    record: Record = {}
+    device = "cpu"
+    read = computing = computed = began
+    if not is_idle(job.steps, partial(_values, job, unit), job.grid.core_of(unit)):
+        work = _read_block(job, unit)
+        read = perf_counter()
+        with lane:
+            computing = perf_counter()
+            arrays, record = _compute(job, work)
+            computed = perf_counter()
+        device = work.device
+        del work  # what was read: writing takes its place
     _check_epoch(job)
     core = job.grid.core_of(unit)
     sizes: list[int] = []
     files: list[list[Place]] = []
     for product, target in job.writes.items():
         volume = _open(target, job.epoch)
-        made = _store(volume, core, arrays.pop(product))
+        made = _store(volume, core, arrays.pop(product, None))
         sizes += made
         names = zip(objects_of(volume.layout, core), made, strict=True)
         files.append([place_of(volume.path) / name for name, size in names if size])
@@ -237,10 +252,10 @@ def _run_block(job: Job, unit: int, lane: AbstractContextManager[None]) -> UnitR
     return UnitResult(unit, tuple(sizes), written, spent, peak_bytes(), device, kind, seal, gpu=use)
 
 
-def _store(volume: Volume, core: Box, data: NDArray[Any]) -> list[int]:
-    """Write one core and return the sizes of its files. A core of zeros leaves no file."""
+def _store(volume: Volume, core: Box, data: NDArray[Any] | None) -> list[int]:
+    """Write one core and return the sizes of its files. A core of zeros, and one that nobody wants, leave no file."""
     names = objects_of(volume.layout, core)
-    if data.any():
+    if data is not None and data.any():
         volume.write(core, np.ascontiguousarray(data.astype(volume.dtype, copy=False)))
         return [size or 0 for size in object_sizes(volume.path, names)]
     remove_files(volume.path, names)  # of an attempt that was killed, or of damaged files
@@ -290,7 +305,11 @@ def _open(source: Source, epoch: tuple[str, int]) -> Volume:
 
 @lru_cache(maxsize=64)
 def _open_to_read(source: Source, epoch: tuple[str, int]) -> Volume | TiffStack:
-    return open_tiff_stack(source.path) if Path(source.path).is_file() else _open(source, epoch)
+    if not Path(source.path).is_file():
+        return _open(source, epoch)
+    at = dict(zip(source.axes, source.at, strict=False))
+    whole = open_tiff_stack(source.path, channel=at.get("c"), time=at.get("t"))
+    return whole if source.window is None else whole.cropped(source.window)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -313,7 +332,8 @@ def _read_block(job: Job, unit: int) -> BlockWork:
     products = [name for step in job.steps for name in step.produces if name in job.writes]
     core = job.grid.core_of(unit)
     outs, wanted = boxes_of_chain(job.steps, core, Box.of_shape(job.grid.shape), products)
-    regions = {name: _read(job, name, box) for name, box in wanted.items()}
+    without = spared(job.steps, partial(_values, job, unit), unit)
+    regions = {name: _read(job, name, box) for name, box in wanted.items() if name not in without}
     return BlockWork(unit=unit, outs=outs, products=products, regions=regions, device=_device_of(job))
 
 
@@ -352,9 +372,17 @@ def _read(job: Job, name: str, box: Box) -> Region:
     volume = _open_to_read(job.reads[name], job.epoch)
     inside = box.clip(volume.box)
     data = volume.read(inside)
-    if (name == "input" or name.startswith("input:")) and data.dtype.kind == "f":  # of any channel
-        data = _finite(data, inside, job.nan, "the input" if name == "input" else f"channel {name[6:]} of the input")
+    called = _called(name)
+    if called and data.dtype.kind == "f":
+        data = _finite(data, inside, job.nan, called)
     return Region(inside, data)
+
+
+def _called(name: str) -> str:
+    """What people know an image of the user's as, "" for masks and regions, and for what passes made."""
+    array, _, channel = name.partition(":")
+    known = {"input": "the input", "input_image": "the image that measure looks at"}.get(array, "")
+    return f"channel {channel} of {known}" if known and channel else known
 
 
 def _finite(data: NDArray[Any], box: Box, nan: str, called: str) -> NDArray[Any]:

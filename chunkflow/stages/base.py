@@ -18,9 +18,9 @@ To add a stage: write its steps as pure functions of a `View`, a dataclass with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +111,40 @@ class BlockStep(Protocol):
         """Peak bytes a call for an output of that shape needs, its inputs and outputs aside."""
 
 
+@runtime_checkable
+class Idler(Protocol):
+    """A block step, alone in its pass, that may know from merged values that nobody wants what it makes."""
+
+    def is_idle(self, values: Mapping[str, Record], core: Box) -> bool:
+        """Whether a block's arrays may stay empty; nothing is read for it then."""
+
+
+def is_idle(steps: Sequence[BlockStep], values: Callable[[], Mapping[str, Record]], core: Box) -> bool:
+    """Whether nobody wants what a block would leave (see `Idler`); values are asked for where a step looks at them."""
+    return len(steps) == 1 and isinstance(steps[0], Idler) and steps[0].is_idle(values(), core)
+
+
+@runtime_checkable
+class Sparer(Protocol):
+    """A block step that may know from merged values that it can do without an array that it reads."""
+
+    def spares(self, values: Mapping[str, Record], block: int) -> frozenset[str]:
+        """Arrays that `run` of a block does without: they are not in its view then."""
+
+    def reads(self, out: Box) -> Mapping[str, Box]:
+        """See `BlockStep`."""
+
+
+def spared(steps: Sequence[BlockStep], values: Callable[[], Mapping[str, Record]], block: int) -> frozenset[str]:
+    """Arrays that all steps which read them do without in a block."""
+    if not any(isinstance(step, Sparer) for step in steps):
+        return frozenset()
+    known, anywhere = values(), Box((0, 0, 0), (1, 1, 1))
+    read = [frozenset(step.reads(anywhere)) for step in steps]
+    less = [step.spares(known, block) if isinstance(step, Sparer) else frozenset() for step in steps]
+    return frozenset().union(*less) - frozenset().union(*(r - s for r, s in zip(read, less, strict=True)))
+
+
 class MergeStep(Protocol):
     """A pure function of all records, in block order. Runs once, as a unit of its own."""
 
@@ -183,11 +217,11 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelImage:
-    """Another channel of the input, on the input's grid.
+    """Another channel of the input, or one of an image on the input's grid.
 
     array : the name it is read by
     dtype : of its voxels
-    name : in the names of columns
+    name : in the names of columns; of the image that is measured instead of the input, its own
     """
 
     array: str
@@ -233,7 +267,9 @@ class Flow:
         optics (see `storage.volume`)
     reliefs : arrays by what a network says they are, "borders" or "distances"
     finer : voxels per voxel of the grid that `resampling` and the input lead to, where a network made it finer
-    channels, regions : what `measure` names beside the input
+    measured, channels, regions : what `measure` names beside the input; network_channels : what a network of several
+        sees, in its order
+    at_hand : from a file that a stage names to one of this machine: a copy, where it lies in an object store; pickles
     facts : what stages decided while planning, for people; warnings : sentences for the user
     origin, whole : of a region, where its voxel 0 lies in the whole volume on the present grid, and that volume's shape
     is_anchored : whether tiles of the region are those of the whole volume, at whose multiples it begins
@@ -272,8 +308,11 @@ class Flow:
     optics: Mapping[str, Any] = field(default_factory=dict)
     reliefs: Mapping[str, str] = field(default_factory=dict)
     finer: Triple = (1, 1, 1)
+    measured: ChannelImage | None = None
     channels: tuple[ChannelImage, ...] = ()
     regions: RegionImage | None = None
+    network_channels: tuple[ChannelImage, ...] = ()
+    at_hand: Callable[[str], str] = str
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     origin: Triple = (0, 0, 0)
@@ -356,6 +395,15 @@ def table_of(record: Record, table: str) -> dict[str, NDArray[Any]]:
     """The columns of one of the tables in a record, which names them "table.column"."""
     start = table + "."
     return {name[len(start) :]: column for name, column in record.items() if name.startswith(start)}
+
+
+TABLE_PARTS = "parts"
+"""The value of a merge whose parts, from 0 on, are those of a table, one after the other."""
+
+
+def table_parts(count: int) -> Record:
+    """The values of such a merge: how many parts there are."""
+    return {TABLE_PARTS: np.array([count], np.int64)}
 
 
 def iterate(records: Sequence[Record]) -> Iterator[Record]:

@@ -25,6 +25,7 @@ from chunkflow.errors import ConfigError, InputError
 from chunkflow.geometry.box import Box, Triple
 from chunkflow.kernels import components, contact, topology
 from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Output, Record, View, host
+from chunkflow.stages.distance import Width, spacing_weights
 from chunkflow.stages.label_merge import MergeLabels, MergeRegions
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.scan import is_inside
@@ -226,13 +227,20 @@ class Relabel:
     def reads(self, out: Box) -> Mapping[str, Box]:
         return {"provisional": out, "pieces": out} if self.holes or self.filled else {"provisional": out}
 
+    def spares(self, values: Mapping[str, Record], block: int) -> frozenset[str]:
+        """See `stages.base.Sparer`."""
+        fills = any(table.any() for name, table in values.get("regions-merge", {}).items() if name in ("holes", "fill"))
+        return frozenset(() if fills else {"pieces"})
+
     def run(self, view: View, out: Box) -> Output:
         ids = view.values["label-merge"]["ids"].astype(label_dtype(view.values["label-merge"]))
         labels = components.replaced(view.regions["provisional"].cut(out), ids)
         if self.holes:
             labels = self._with(labels, "holes", view, out)
-        arrays = {"labels": labels}
-        return Output(arrays=arrays | ({"filled": self._with(labels, "fill", view, out)} if self.filled else {}))
+        if not self.filled:
+            return Output(arrays={"labels": labels})
+        filled = self._with(labels, "fill", view, out)
+        return Output(arrays={"labels": labels, "filled": filled}, record={"unlike": np.array([filled is not labels])})
 
     @staticmethod
     def _with(labels: NDArray[Any], table: str, view: View, out: Box) -> NDArray[Any]:
@@ -347,8 +355,10 @@ class Label:
             merges += ("regions-merge",)
         if counted:
             finals.append(ArraySpec(name="filled", dtype="labels"))
-        relabel = Relabel(holes=self.fill_holes, filled=counted)
-        drafts.append(Draft(name="relabel", grid=grid, steps=(relabel,), writes=tuple(finals), needs=merges))
+        steps: tuple[BlockStep, ...] = (Relabel(holes=self.fill_holes, filled=counted),)
+        if "skeleton" in flow.wants:
+            steps += (Width(labels="filled", weights=spacing_weights(flow.shape, flow.scale.voxel_um)[0]),)
+        drafts.append(Draft(name="relabel", grid=grid, steps=steps, writes=tuple(finals), needs=merges))
         return tuple(drafts), replace(flow, labels="labels", filled="filled" if counted else None)
 
     def _foreground(self, flow: Flow) -> tuple[tuple[BlockStep, ...], tuple[str, ...], str]:

@@ -1,6 +1,6 @@
 """One skeleton and one graph for the whole volume, voxel for voxel what a single run would give.
 
-    distance-x .. exact squared distances of the filled labels (`stages.distance`)
+    shortcuts, distance-x ..  exact squared distances of the filled labels, where no crop holds them (`stages.distance`)
     thin          certified thinning of a core and its halo; lists the skeleton's voxels and those it leaves open
     residual-1..  2 x 2 x 2 lists of open voxels at a time: what they decide leaves, the rest climbs to the root
     residual-merge  gives each block what was decided of it above
@@ -25,10 +25,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkflow.backend import to_device
 from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
-from chunkflow.kernels import components, decisions, residual, thinning, thinning_gpu
+from chunkflow.kernels import components, decisions, measure, residual, thinning, thinning_gpu
 from chunkflow.kernels.euler import euler
 from chunkflow.kernels.open_voxels import OpenVoxels, collect
 from chunkflow.stages.base import (
@@ -43,7 +44,7 @@ from chunkflow.stages.base import (
     host,
     iterate,
 )
-from chunkflow.stages.distance import distance_drafts, spacing_weights
+from chunkflow.stages.distance import MARGIN, SHORTCUTS, Near, distance_drafts, near_distances, spacing_weights
 from chunkflow.stages.graph import AssemblePart, graph_drafts
 from chunkflow.stages.label import label_dtype
 from chunkflow.stages.parameters import check_parameters
@@ -61,21 +62,32 @@ def open_borders(box: Box, shape: Triple) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Euler:
-    """Euler characteristic of each object and of the same with its cavities filled, as far as a block owns it."""
+    """Euler characteristic of each object and of the same with its cavities filled, as far as a block owns it.
 
-    version: ClassVar[int] = 1
+    by_shortcuts : labels are read where `shortcuts` says that they are unlike the filled ones, not everywhere
+    """
+
+    by_shortcuts: bool
+
+    version: ClassVar[int] = 2
     produces: ClassVar[tuple[str, ...]] = ()
     on_device: ClassVar[bool] = False
 
     def reads(self, out: Box) -> Mapping[str, Box]:
         return {"labels": out.grow((1, 1, 1)), "filled": out.grow((1, 1, 1))}
 
+    def spares(self, values: Mapping[str, Record], block: int) -> frozenset[str]:
+        """See `stages.base.Sparer`."""
+        is_spared = self.by_shortcuts and block not in values[SHORTCUTS]["unlike"]
+        return frozenset({"labels"} if is_spared else ())
+
     def run(self, view: View, out: Box) -> Output:
-        labels, filled = (self._owned(view.regions[name], view) for name in ("labels", "filled"))
-        label, chi = euler(labels)
+        filled = self._owned(view.regions["filled"], view)
+        label, chi = euler(filled)
         record = {"chi_label": label, "chi": chi, "filled_label": label, "filled_chi": chi}
+        labels = self._owned(view.regions["labels"], view) if "labels" in view.regions else filled
         if not np.array_equal(labels, filled):
-            record["filled_label"], record["filled_chi"] = euler(filled)
+            record["chi_label"], record["chi"] = euler(labels)
         return Output(record=record)
 
     @staticmethod
@@ -99,25 +111,31 @@ class Thin:
     weights: Triple
     halo: int
     t0: int
+    inscribed: bool
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     produces: ClassVar[tuple[str, ...]] = ()
     on_device: ClassVar[bool] = True
 
     def reads(self, out: Box) -> Mapping[str, Box]:
-        box = out.grow(triple(self.halo))
-        return {"filled": box, "distance": box}
+        return {"filled": out.grow(triple(self.halo + MARGIN)), "distance": out.grow(triple(self.halo))}
+
+    def spares(self, values: Mapping[str, Record], block: int) -> frozenset[str]:
+        """See `stages.base.Sparer`."""
+        return frozenset(() if block in values[SHORTCUTS]["far"] else {"distance"})
 
     def run(self, view: View, out: Box) -> Output:
-        there = [view.regions[name] for name in ("filled", "distance")]
-        labels, distances = (Region(region.box, host(region.data)) for region in there)
+        crop = out.grow(triple(self.halo)).clip(Box.of_shape(view.shape))
+        labels = Region(crop, host(view.regions["filled"].cut(crop)))
         ids = labels.cut(out)
         if not ids.any():
-            return Output(record=_decided() | _listed(OpenVoxels.empty()) | _told())
-        crop, origin = labels.box, labels.box.start
+            return Output(record=_decided() | _listed(OpenVoxels.empty()) | _told() | self._inscribed(ids, ids))
+        measured = self._distances(view, crop)
+        distances = Region(crop, host(measured))
+        origin = crop.start
         borders = open_borders(crop, view.shape)
         if view.device == "gpu":
-            given = (region.data for region in there)
+            given = (view.regions["filled"].cut(crop), measured)
             thinned = thinning_gpu.thin(*given, origin=origin, open_borders=borders, t0=self.t0)
         else:
             thinned = thinning.thin(
@@ -147,10 +165,26 @@ class Thin:
         place = (out.shape, out.start, view.shape)
         decided = _decided(components.volume_index(at, *place), ids.ravel()[at], distances.cut(out).ravel()[at])
         tells = _told(components.volume_index(told, *place), history.ravel()[told])
-        return Output(record=decided | _listed(open_voxels) | tells)
+        return Output(record=decided | _listed(open_voxels) | tells | self._inscribed(ids, distances.cut(out)))
+
+    def _distances(self, view: View, crop: Box) -> Any:
+        """Squared distances of the crop to thin, on the view's device."""
+        if "distance" in view.regions:
+            return view.regions["distance"].cut(crop)
+        wide = view.regions["filled"]
+        found = near_distances(Region(wide.box, host(wide.data)), view.shape, self.weights)
+        return to_device(np.ascontiguousarray(found[crop.relative_to(wide.box.start).slices]), view.device)
+
+    def _inscribed(self, ids: NDArray[Any], distances: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """The largest squared distance in each object, as far as it lies in the core."""
+        if not self.inscribed:
+            return {}
+        found = measure.largest_values(ids, np.asarray(distances, np.int32))
+        return {"inscribed_label": found.label, "inscribed_d2": found.value}
 
     def working_bytes(self, out: Triple) -> int:
-        return 21 * prod(n + 2 * self.halo for n in out) + 32 * 2**20  # on a GPU; a CPU takes 14 B a voxel
+        crop, wide = (prod(n + 2 * beyond for n in out) for beyond in (self.halo, self.halo + MARGIN))
+        return max(25 * crop, 14 * wide) + 32 * 2**20  # thinning on a GPU; a CPU takes 18 B a voxel of the crop
 
 
 def _decided(
@@ -333,7 +367,9 @@ class Skeleton:
             raise ConfigError("skeleton: there are no labels to thin", "Put label in front of it")
         grid = flow.grid
         weights, unit_um = spacing_weights(flow.shape, flow.scale.voxel_um)
-        thin = Thin(weights=weights, halo=min(THINNING_HALO, self.max_halo), t0=self.t0)
+        halo = min(THINNING_HALO, self.max_halo)
+        near = Near(grid=grid, halo=halo)
+        thin = Thin(weights=weights, halo=halo, t0=self.t0, inscribed="measure" in flow.wants)
         tree = self._tree(grid)
         names = tuple(draft.name for draft in tree)
         assemble = AssemblePart(
@@ -347,8 +383,8 @@ class Skeleton:
         needs = ("label-merge", "thin", "residual-merge")
         gather = MergeResidual(tree=names, grid=grid)
         drafts = (
-            *distance_drafts(flow.shape, grid.core, labels=flow.filled, name="distance", weights=weights),
-            Draft(name="thin", grid=grid, steps=(Euler(), thin)),
+            *distance_drafts(flow.shape, grid.core, labels=flow.filled, name="distance", weights=weights, near=near),
+            Draft(name="thin", grid=grid, steps=(Euler(by_shortcuts=True), thin), needs=(SHORTCUTS,)),
             *tree,
             Draft(name="residual-merge", grid=grid, merge=gather, needs=names or ("thin",)),
             Draft(name="skeleton", grid=grid, steps=(Assemble(),), writes=(skeleton,), needs=needs),

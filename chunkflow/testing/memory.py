@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast, overload
 
 import numpy as np
@@ -22,13 +23,13 @@ from chunkflow.geometry.box import Box, Triple
 from chunkflow.geometry.scale import MicrometerTriple, Scale
 from chunkflow.plan.passes import drafts_of
 from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline
-from chunkflow.stages.base import Draft, Record, Region, Stage, View, boxes_of_chain
+from chunkflow.stages.base import TABLE_PARTS, Draft, Record, Region, Stage, View, boxes_of_chain, is_idle, spared
 from chunkflow.stages.graph import PARTS, GraphTables, graph_part
 from chunkflow.stages.label import label_dtype
 from chunkflow.storage.volume import Volume
 
 TABLES = ("objects", "contacts", "networks", "graph-metrics")
-"""Merges whose values are tables of a result; nodes, branches and their curves come in parts."""
+"""Merges whose parts are tables of a result; nodes, branches and their curves come in parts of the graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,8 @@ class _Left:
         written = {spec.source: np.zeros(draft.grid.shape, self._dtype(spec.dtype)) for spec in draft.writes}
         for block in range(len(draft.grid)):
             core = draft.grid.core_of(block)
+            if is_idle(draft.steps, partial(self._values, draft, block), core):
+                continue
             regions, record = self._visit(draft, block, needed)
             own.of_block[block] = record
             for source, array in written.items():
@@ -175,11 +178,16 @@ class _Left:
 
     def tables(self) -> dict[str, Record]:
         """Columns by table, as far as the passes made them."""
-        found = {name: self.merged[name] for name in TABLES if name in self.merged}
+        found = {name: self._table(name) for name in TABLES if name in self.merged}
         if "graph" in self.merged:
             graph = _whole_graph(self._records[PARTS], self.merged["graph"])
             found |= {"nodes": graph.nodes, "branches": graph.branches, "curves": graph.curves}
         return found
+
+    def _table(self, name: str) -> Record:
+        """The parts of a table as one."""
+        parts = [self._records[name].of_block[number] for number in range(int(self.merged[name][TABLE_PARTS][0]))]
+        return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
 
     def _visit(
         self, draft: Draft, block: int, records: Mapping[str, Sequence[Record]]
@@ -188,8 +196,9 @@ class _Left:
         core = draft.grid.core_of(block)
         products = [spec.source for spec in draft.writes]
         outs, wanted = boxes_of_chain(draft.steps, core, Box.of_shape(draft.grid.shape), products)
-        regions = {name: self._region(name, box) for name, box in wanted.items()}
         values = self._values(draft, block)
+        without = spared(draft.steps, lambda: values, block)
+        regions = {name: self._region(name, box) for name, box in wanted.items() if name not in without}
         record: dict[str, NDArray[Any]] = {}
         for step, out in zip(draft.steps, outs, strict=True):
             view = View(block=block, core=core, grid=draft.grid, regions=regions, values=values, records=records)

@@ -27,6 +27,7 @@ from chunkflow.geometry.grid import Grid
 from chunkflow.kernels import thinning, thinning_gpu
 from chunkflow.kernels.distance import UNKNOWN, squared_distance
 from chunkflow.kernels.thinning import OPEN
+from chunkflow.stages import skeleton
 from chunkflow.stages.base import Region, View
 from chunkflow.stages.skeleton import Thin
 
@@ -244,23 +245,26 @@ def test_a_number_of_passes_that_no_byte_holds_is_refused() -> None:
         thinning_gpu.thin(mask, mask.astype(np.int32), origin=(0, 0, 0), open_borders=closed, passes=254)
 
 
+@pytest.mark.parametrize("is_far", [False, True])
 def test_the_step_of_a_run_on_a_gpu_leaves_the_record_of_one_on_a_cpu(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+    is_far: bool, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thinning_gpu, "_compiled", lambda xp, label: machine.kernels(np.dtype(label)))
+    monkeypatch.setattr(skeleton, "to_device", lambda array, kind: array)
     labels = np.zeros((40, 37, 42), np.uint16)
     labels[5:-4, 4:-5, 3:-2] = 1
     labels[:, 18:20] = 2
     arrays = {"filled": labels, "distance": squared_distance(labels, weights=(1, 1, 1))}
     grid = Grid(labels.shape, (16, 16, 16))
-    step = Thin(weights=(1, 1, 1), halo=4, t0=1)
+    step = Thin(weights=(1, 1, 1), halo=4, t0=1, inscribed=True)
+    values = {"shortcuts": {"far": np.arange(len(grid)) if is_far else np.zeros(0, np.int64)}}
     n_open = 0
     for block in range(len(grid)):
         core = grid.core_of(block)
         boxes = {name: box.clip(Box.of_shape(grid.shape)) for name, box in step.reads(core).items()}
         regions = {name: Region(box, np.ascontiguousarray(arrays[name][box.slices])) for name, box in boxes.items()}
         given: dict[str, Any] = {"block": block, "core": core, "grid": grid, "regions": regions}
-        cpu, gpu = (step.run(View(**given, values={}, records={}, device=kind), core) for kind in ("cpu", "gpu"))
+        cpu, gpu = (step.run(View(**given, values=values, records={}, device=kind), core) for kind in ("cpu", "gpu"))
         assert cpu.record.keys() == gpu.record.keys()
         for name, column in cpu.record.items():
             np.testing.assert_array_equal(gpu.record[name], column)

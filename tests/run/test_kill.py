@@ -27,6 +27,7 @@ PASSES += [
     "label-merge",
     "regions-merge",
     "relabel",
+    "shortcuts",
     "distance-x",
     "distance-y",
     "distance",
@@ -47,7 +48,7 @@ MERGES = {
     name
     for name in PASSES
     if name.endswith(("range", "merge", "-check"))
-    or name in ("threshold", "residual-1", "graph-cuts", "graph-parts", *TABLES)
+    or name in ("threshold", "shortcuts", "residual-1", "graph-cuts", "graph-parts", *TABLES)
 }
 
 

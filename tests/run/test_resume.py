@@ -84,7 +84,7 @@ def test_the_same_command_again_computes_nothing(
 ) -> None:
     events = _run(demo_pipeline(), tiny_volume, output)
     assert events.computed == set()
-    assert len(events.reused) == 28
+    assert len(events.reused) == 29
     assert tree_hash(output) == tree_hash(finished)
 
 

@@ -43,7 +43,7 @@ def test_kept_arrays_spare_a_late_change_what_does_not_depend_on_it(demo_volume:
     without = cf.Pipeline([cf.Threshold(), cf.Label(), cf.Skeleton()], output=cf.OutputOptions(save=("labels",)))
     for out in (kept, dropped):
         run_again(without, demo_volume, out)
-    assert {"filled", "distance", "provisional"} <= arrays(kept)
+    assert {"filled", "pieces", "provisional"} <= arrays(kept)
     clean(dropped)
     assert not arrays(dropped)
     spared = run_again(pipeline(), demo_volume, kept)
@@ -65,7 +65,7 @@ def test_dropped_arrays_are_gone_after_their_last_reader_and_change_nothing(
     plan.run(on="serial", on_event=listen)
     assert not arrays(tmp_path / "drop")
     assert tree_hash(tmp_path / "drop") == tree_hash(tmp_path / "keep")
-    readers = {name: [p.name for p in plan.passes if name in p.reads] for name in ("provisional", "distance-x")}
+    readers = {name: [p.name for p in plan.passes if name in p.reads] for name in ("provisional", "filled")}
     order = [p.name for p in plan.passes]
     for name, reading in readers.items():
         after = order[order.index(reading[-1]) + 1]

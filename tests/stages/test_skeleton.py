@@ -74,14 +74,25 @@ def solid(kind: str, side: int) -> NDArray[np.bool_]:
     return np.asarray(masks[kind])
 
 
-def run_all(step: BlockStep, grid: Grid, arrays: dict[str, Any], records: dict[str, Sequence[Record]]) -> list[Record]:
-    """The records that a step leaves, and that each took no more than it projects."""
+def run_all(
+    step: BlockStep,
+    grid: Grid,
+    arrays: dict[str, Any],
+    records: dict[str, Sequence[Record]],
+    *,
+    is_far: bool = True,
+) -> list[Record]:
+    """The records that a step leaves, and that each took no more than it projects.
+
+    is_far : whether distances come from pencils.
+    """
     left = []
     for block in range(len(grid)):
         core = grid.core_of(block)
         boxes = {name: box.clip(Box.of_shape(grid.shape)) for name, box in step.reads(core).items()}
         regions = {name: Region(box, np.ascontiguousarray(arrays[name][box.slices])) for name, box in boxes.items()}
-        view = View(block=block, core=core, grid=grid, regions=regions, values={}, records=records)
+        values = {"shortcuts": {"far": np.arange(len(grid)) if is_far else np.zeros(0, np.int64)}}
+        view = View(block=block, core=core, grid=grid, regions=regions, values=values, records=records)
         tracemalloc.start()
         left.append(step.run(view, core).record)
         peak = tracemalloc.get_traced_memory()[1]
@@ -96,7 +107,7 @@ def test_no_joint_takes_more_memory_than_is_projected_however_thick_the_object(k
     arrays = {"filled": mask.astype(np.uint16), "distance": distance.squared_distance(mask, weights=(1, 1, 1))}
     decisions.table()  # in memory once, and counted
     below = Grid(mask.shape, (20, 20, 20))
-    kept = run_all(Thin(weights=(1, 1, 1), halo=8, t0=1), below, arrays, {})
+    kept = run_all(Thin(weights=(1, 1, 1), halo=8, t0=1, inscribed=True), below, arrays, {})
     longest, first = 0, len(kept[0]["open_index"])
     for grid in tree_above(below):
         step = Residual(below=below, source="below", t0=1)

@@ -12,7 +12,7 @@ from unittest import mock
 
 from chunkflow import backend
 from chunkflow.errors import UsageError
-from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline
+from chunkflow.plan.pipeline import InputOptions, OutputOptions, Pipeline, resolved
 from chunkflow.plan.plan import Plan
 from chunkflow.run import worker
 from chunkflow.run.status import status
@@ -37,6 +37,8 @@ STAGES: Mapping[str, Any] = {
     "skeleton": Skeleton(),
     "measure": Measure(),
 }
+OTHER = "other.ome.zarr"
+"""An image beside the input."""
 # Every field with another value that is legal beside the others: stage, field, value.
 CHANGES: tuple[tuple[str, str, Any], ...] = (
     ("correct", "dark", 2.0),
@@ -59,6 +61,7 @@ CHANGES: tuple[tuple[str, str, Any], ...] = (
     ("skeleton", "prune_radii", 0.0),
     ("skeleton", "max_halo", 4),
     ("measure", "intensity", "image"),
+    ("measure", "image", OTHER),
     ("input", "nodata", 1.0),
     ("input", "nan", "zero"),
     ("output", "save", ("image", "labels")),
@@ -71,7 +74,7 @@ FIRST = {  # the first pass of each stage that may change; passes of stages befo
     "resample": "resample",
     "threshold": "histogram",
     "label": "label",
-    "skeleton": "distance-x",
+    "skeleton": "shortcuts",
     "measure": "measure",
 }
 QUICK = (("threshold", "smooth_um"), ("label", "min_voxels"), ("skeleton", "prune_radii"), ("output", "format"))
@@ -104,7 +107,10 @@ def _planned(folder: Path, output: str, *change: Any) -> Plan:
     source = folder / "in.ome.zarr"
     if not source.exists():
         world.source_in(folder)
-    return world.planned(_pipeline(*change), source, folder / output)
+        world.source_in(folder, OTHER, seed=6)
+    pipeline = _pipeline(*change)
+    stages = [resolved(stage, folder) for stage in pipeline.stages]
+    return world.planned(replace(pipeline, stages=stages), source, folder / output)
 
 
 def _closure(folder: Path) -> int:
