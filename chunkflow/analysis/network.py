@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import nan
+from math import fsum, nan
 from typing import Any
 
 import numpy as np
@@ -183,7 +183,7 @@ def network_columns(nodes: Columns, branches: Columns) -> dict[str, NDArray[Any]
         "branch_length_mean_um": _ratio(total, count),
         "phi": (phi := _ratio(longest, total)),
         "connectivity_score": connectivity_score(phi, total, count, nodes_of, components),
-        "length_share": length_shares(total),
+        "length_share": length_shares(total, fsum(total.tolist())),
     }
 
 
@@ -235,9 +235,9 @@ def volume_network(networks: Columns) -> dict[str, float]:
     return {name: values[0].item() for name, values in found.items()}
 
 
-def length_shares(length_um: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each object's share of the length of all of them, NaN where there is none."""
-    return _ratio(length_um, np.full(len(length_um), float(length_um.sum())))
+def length_shares(length_um: NDArray[np.float64], total_um: float) -> NDArray[np.float64]:
+    """Each object's share of the length of all of them, which is the total; NaN where there is none."""
+    return _ratio(length_um, np.full(len(length_um), total_um))
 
 
 def graph_metrics(node_a: Ints, node_b: Ints, nodes: int, *, seed: int = 0) -> GraphMetrics:

@@ -129,6 +129,15 @@ def count_sides_near_seams(
     return SeamCount(what=what, near=found, total=total, share=expected / total if total else 0.0)
 
 
+def added(counts: Sequence[SeamCount]) -> SeamCount:
+    """What several counts of different points of one kind say together; at least one."""
+    if len(counts) == 1:
+        return counts[0]
+    total = sum(count.total for count in counts)
+    share = sum(count.expected for count in counts) / total if total else counts[0].share
+    return SeamCount(what=counts[0].what, near=sum(count.near for count in counts), total=total, share=share)
+
+
 def _near_faces(length: int, core: int, near: int) -> NDArray[np.bool_]:
     """(length,) which voxels along an axis lie within `near` of a face between two blocks."""
     flags = np.zeros(length, bool)

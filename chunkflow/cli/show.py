@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +40,28 @@ def totals(result: Result) -> dict[str, Any]:
 
     tables = result.path / "tables"
     found: dict[str, Any] = {}
-    if (tables / "objects.parquet").is_file():
-        found |= {"objects": len(result.objects), "volume_um3": float(result.objects.volume_um3.sum())}
-    if (tables / "branches.parquet").is_file():
-        found["length_um"] = float(result.branches.length_um.sum())
-    if len(found) == 3:
-        found |= {"loops": int(result.objects.b1_graph.sum()), "certified": int(result.objects.certified.sum())}
+    objects = _sums(tables, "objects", ("volume_um3", "b1_graph", "certified"))
+    branches = _sums(tables, "branches", ("length_um",))
+    if objects:
+        found |= {"objects": int(objects["rows"]), "volume_um3": objects["volume_um3"]}
+    if branches:
+        found["length_um"] = branches["length_um"]
+    if objects and branches:
+        found |= {"loops": int(objects["b1_graph"]), "certified": int(objects["certified"])}
     if restored := restoration_numbers(RunFacts(result)):
         found["restoration"] = restored
     return found
+
+
+def _sums(tables: Place, name: str, columns: Sequence[str]) -> dict[str, float]:
+    """The rows of a table and the sums of some columns; empty where there is no table."""
+    if not (tables / f"{name}.parquet").is_file():
+        return {}
+    from chunkflow.storage.tables import StoredTable
+
+    table = StoredTable(tables, name)
+    each = [rows.sum() for rows in table.batches(*columns)]
+    return {"rows": len(table)} | {column: fsum(float(sums[column]) for sums in each) for column in columns}
 
 
 def print_comparisons(console: Console, rows: Sequence[Comparison]) -> None:

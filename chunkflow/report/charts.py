@@ -12,7 +12,7 @@ What a bar stands for is its title, which browsers show under the pointer: no sc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, log10
@@ -40,34 +40,67 @@ def round_length(longest: float) -> float:
     return power * max(step for step in (1, 2, 5) if step * power <= longest * (1 + 1e-9))
 
 
-def distribution(values: NDArray[np.float64], label: str, *, what: str) -> str:
-    """An SVG histogram of a column; logarithmic where it spans more than a factor of 50."""
-    values = values[np.isfinite(values)]
-    if not len(values):
+def distribution(values: Callable[[], Iterable[NDArray[np.float64]]], label: str, *, what: str) -> str:
+    """An SVG histogram of a column; logarithmic where it spans more than a factor of 50.
+
+    Parameters
+    ----------
+    values : gives all values, some at a time; is called twice, for their range and to count them.
+    """
+    span = span_of(values())
+    if not span.count:
         return ""
-    edges, is_log = bins_of(values)
-    return chart(np.histogram(values, edges)[0], edges, x_label=label, y_label=what, log_x=is_log)
+    edges, is_log = bins_of(span)
+    return chart(counts_in(values(), edges), edges, x_label=label, y_label=what, log_x=is_log)
 
 
-def bins_of(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
+@dataclass(frozen=True, slots=True)
+class Span:
+    """How many finite values there are, and the least and the largest."""
+
+    count: int
+    low: float
+    high: float
+
+
+def span_of(values: Iterable[NDArray[np.float64]]) -> Span:
+    """Of values that come some at a time, those that are finite."""
+    each = (some[np.isfinite(some)] for some in values)
+    known = [Span(len(some), float(some.min()), float(some.max())) for some in each if len(some)]
+    if not known:
+        return Span(0, 0.0, 0.0)
+    return Span(sum(s.count for s in known), min(s.low for s in known), max(s.high for s in known))
+
+
+def bins_of(span: Span) -> tuple[NDArray[np.float64], bool]:
     """Edges of the bars for finite values (at least one), and whether they are logarithmic."""
-    low, high = float(values.min()), float(values.max())
+    low, high = span.low, span.high
     if high - low <= SAME_VALUE * max(abs(low), abs(high)):
         half = abs(low) / 10 or 0.5
         return np.array([low - half, high + half]), False
-    bins = int(np.clip(np.sqrt(len(values)) * 1.5, 8, 40))
+    bins = int(np.clip(np.sqrt(span.count) * 1.5, 8, 40))
     is_log = low > 0 and high / low > 50
     edges = np.geomspace(low, high, bins + 1) if is_log else np.linspace(low, high, bins + 1)
     edges[0], edges[-1] = low, high
     return edges, is_log
 
 
-def counts_of(values: NDArray[np.int64], label: str, *, what: str) -> str:
+def counts_in(values: Iterable[NDArray[np.float64]], edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many of the finite values lie in each bin."""
+    counts = np.zeros(len(edges) - 1, np.int64)
+    for some in values:
+        counts += np.histogram(some[np.isfinite(some)], edges)[0]
+    return counts
+
+
+def counts_of(number: Mapping[int, int], label: str, *, what: str) -> str:
     """An SVG of how often each whole number occurs; logarithmic upwards where that differs by more than 50 times."""
-    if not len(values):
+    if not number:
         return ""
-    low, high = int(values.min()), int(values.max())
-    counts = np.bincount(values - low)
+    low, high = min(number), max(number)
+    counts = np.zeros(high - low + 1, np.int64)
+    for value, times in number.items():
+        counts[value - low] = times
     edges = np.arange(low, high + 2, dtype=np.float64) - np.float64(0.5)
     if len(counts) > CHART_BINS:
         counts, edges, _ = shortened(counts, edges, float(high))

@@ -10,6 +10,7 @@ engine, are in one part of the page that is closed until it is asked for.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
@@ -21,9 +22,18 @@ from chunkflow.report.html import counted, date, html_table, number
 from chunkflow.report.verified import seam_table
 from chunkflow.run.seam_report import seam_counts
 from chunkflow.run.verify import stored_verification
+from chunkflow.storage.tables import StoredTable
 
 NAMED = 20
 """Objects that are named where something is wrong with them."""
+COUNTED = {
+    "b0": "pieces of the objects (b0)",
+    "b1": "loops of the objects as they are (b1)",
+    "b1_filled": "loops with closed cavities filled (b1_filled)",
+    "b1_graph": "loops of the graph, its cyclomatic number (b1_graph)",
+    "b2": "closed cavities (b2)",
+}
+"""Columns of the table of objects that count, in words."""
 
 
 def checked(run: RunFacts) -> str:
@@ -37,28 +47,63 @@ def checked(run: RunFacts) -> str:
         return "<p>No objects were found, so there is nothing to check.</p>"
     if graph is None:
         return "<p>This pipeline makes no skeleton, so there is nothing to check.</p>"
-    equal = objects["b1_graph"] == objects["b1_filled"]
-    is_right = objects["certified"].astype(bool)
+    found = _looked_at(objects)
+    equal = len(objects) - found.unequal.count
     open_voxels = int(graph["open_count"].sum())
     lines = [
-        f"{_of_all(int(equal.sum()), len(objects))} the skeleton has exactly as many loops as the object itself: "
-        f"{number(int(objects['b1_graph'].sum()))} in the skeletons, {number(int(objects['b1_filled'].sum()))} in the "
+        f"{_of_all(equal, len(objects))} the skeleton has exactly as many loops as the object itself: "
+        f"{number(found.sums['b1_graph'])} in the skeletons, {number(found.sums['b1_filled'])} in the "
         f"objects. {_cuts(run)}"
-        if equal.all()
-        else f"{_of_all(int(equal.sum()), len(objects))} the skeleton has as many loops as the object itself; "
-        f"in {number(int((~equal).sum()))} it has not: {_named(objects[~equal])}.",
+        if not found.unequal.count
+        else f"{_of_all(equal, len(objects))} the skeleton has as many loops as the object itself; "
+        f"in {number(found.unequal.count)} it has not: {_named(found.unequal)}.",
         "No voxel of the skeleton was left undecided where a block ends."
         if open_voxels == 0
         else f"{counted(open_voxels, 'voxel')} of the skeleton could not be decided: objects thicker than "
         "distances in 32 bits can tell. Resample to larger voxels.",
     ]
-    if not is_right.all():
-        lines.append(f"Do not rely on the skeleton of {_named(objects[~is_right])}.")
-    cavities = int(objects["b2"].sum())
-    if cavities:
+    if found.wrong.count:
+        lines.append(f"Do not rely on the skeleton of {_named(found.wrong)}.")
+    if cavities := found.sums["b2"]:
         lines.append(f"The objects have {counted(cavities, 'closed cavity', 'closed cavities')}.")
-    headline = f"{number(int(is_right.sum()))} of {counted(len(objects), 'object')} passed the check of skeletons"
-    return verdict(headline, lines, is_good=bool(is_right.all()))
+    right = len(objects) - found.wrong.count
+    headline = f"{number(right)} of {counted(len(objects), 'object')} passed the check of skeletons"
+    return verdict(headline, lines, is_good=not found.wrong.count)
+
+
+@dataclass(slots=True)
+class _Some:
+    """How many objects there are of a kind, and the first of them."""
+
+    count: int = 0
+    first: list[int] = field(default_factory=list)
+
+    def add(self, object_ids: pd.Series[Any]) -> None:
+        self.count += len(object_ids)
+        self.first += object_ids[: NAMED - len(self.first)].tolist()
+
+
+@dataclass(slots=True)
+class _LookedAt:
+    """What the table of objects says of topology.
+
+    sums : of the columns that count; unequal, wrong : objects whose skeleton has other loops, or is not certified
+    """
+
+    sums: dict[str, int]
+    unequal: _Some = field(default_factory=_Some)
+    wrong: _Some = field(default_factory=_Some)
+
+
+def _looked_at(objects: StoredTable) -> _LookedAt:
+    names = [name for name in COUNTED if name in objects.columns]
+    found = _LookedAt(dict.fromkeys(names, 0))
+    for rows in objects.batches("object_id", "certified", *names):
+        for name in names:
+            found.sums[name] += int(rows[name].sum())
+        found.unequal.add(rows["object_id"][rows["b1_graph"] != rows["b1_filled"]])
+        found.wrong.add(rows["object_id"][~rows["certified"].astype(bool)])
+    return found
 
 
 def _cuts(run: RunFacts) -> str:
@@ -88,20 +133,13 @@ def _certificate(run: RunFacts) -> str:
     objects, graph = run.table("objects"), run.values("graph")
     if objects is None or not len(objects):
         return ""
-    names = {
-        "b0": "pieces of the objects (b0)",
-        "b1": "loops of the objects as they are (b1)",
-        "b1_filled": "loops with closed cavities filled (b1_filled)",
-        "b1_graph": "loops of the graph, its cyclomatic number (b1_graph)",
-        "b2": "closed cavities (b2)",
-    }
-    rows = [[escape(words), number(int(objects[name].sum()))] for name, words in names.items() if name in objects]
+    found = _looked_at(objects)
+    rows = [[escape(words), number(found.sums[name])] for name, words in COUNTED.items() if name in found.sums]
     if graph is not None:
-        different = int((objects["b1_graph"] != objects["b1_filled"]).sum())
         rows += [
-            ["objects with b1_graph ≠ b1_filled", number(different)],
+            ["objects with b1_graph ≠ b1_filled", number(found.unequal.count)],
             ["skeleton voxels left open", number(int(graph["open_count"].sum()))],
-            ["objects certified", f"{number(int(objects['certified'].sum()))} of {number(len(objects))}"],
+            ["objects certified", f"{number(len(objects) - found.wrong.count)} of {number(len(objects))}"],
         ]
     return (
         "<h2>Certificate</h2><p>An object is certified when no voxel of its skeleton stayed open and the cyclomatic "
@@ -159,7 +197,7 @@ def _of_all(count: int, total: int) -> str:
     return f"In {number(count)} of {number(total)} objects"
 
 
-def _named(objects: pd.DataFrame) -> str:
-    ids = ", ".join(str(value) for value in objects["object_id"][:NAMED])
-    more = f" and {number(len(objects) - NAMED)} more" if len(objects) > NAMED else ""
-    return f"{'object' if len(objects) == 1 else 'objects'} {ids}{more}"
+def _named(objects: _Some) -> str:
+    ids = ", ".join(map(str, objects.first))
+    more = f" and {number(objects.count - NAMED)} more" if objects.count > NAMED else ""
+    return f"{'object' if objects.count == 1 else 'objects'} {ids}{more}"

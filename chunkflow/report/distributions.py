@@ -2,18 +2,25 @@
 
     column of a table  -->  at most 40 bars  -->  a chart of a few kB, for 10 objects and for 10^7
 
+A column is gone through twice, some rows at a time: for its range, and to count.
+
 Bars are logarithmic where values span more than a factor of 50; what each stands for shows under the pointer.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from html import escape
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chunkflow.report import charts
 from chunkflow.report.facts import RunFacts
 from chunkflow.report.html import counted, number, percent, short
+from chunkflow.storage.tables import StoredTable
 
 SHOWN = (
     ("objects", "volume_um3", "volume of an object, µm³", "objects"),
@@ -52,7 +59,9 @@ def tile_seams(run: RunFacts) -> str:
     seams = run.table("seams")
     if seams is None or not len(seams):
         return ""
-    pairs, merged, ambiguous = (int(seams[name].sum()) for name in ("pairs", "merged", "ambiguous"))
+    names = ("pairs", "merged", "ambiguous")
+    sums = [rows.sum() for rows in seams.batches(*names)]
+    pairs, merged, ambiguous = (sum(int(some[name]) for some in sums) for name in names)
     text = (
         f"At {counted(len(seams), 'seam')} between tiles, {number(merged)} of {counted(pairs, 'pair')} of objects that "
         f"overlap are one object, and {number(ambiguous)} are ambiguous: alike enough, but one of the two is more like "
@@ -67,9 +76,14 @@ def distributions(run: RunFacts) -> str:
     for table, column, label, what in SHOWN:
         rows = run.table(table)
         if rows is not None and len(rows):
-            figures.append(charts.distribution(rows[column].to_numpy(np.float64), label, what=what))
+            figures.append(charts.distribution(partial(values_of, rows, column), label, what=what))
     nodes = run.table("nodes")
     if nodes is not None and len(nodes):
-        degree = nodes["degree"].to_numpy(np.int64)
-        figures.append(charts.counts_of(degree, "branches that meet in a node (degree)", what="nodes"))
+        counted_nodes = sum((Counter(rows["degree"].tolist()) for rows in nodes.batches("degree")), Counter[int]())
+        figures.append(charts.counts_of(counted_nodes, "branches that meet in a node (degree)", what="nodes"))
     return f"<div class='charts'>{''.join(figures)}</div>" if figures else ""
+
+
+def values_of(table: StoredTable, column: str) -> Iterator[NDArray[np.float64]]:
+    """A column, some values at a time."""
+    return (rows[column].to_numpy(np.float64) for rows in table.batches(column))

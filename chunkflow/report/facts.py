@@ -1,11 +1,10 @@
 """What a finished run left, as the sections of the report ask for it: plan, journal, tables, and the result in numbers.
 
     run/plan.json       --> plan, pipeline, stages, input_path        Read when first asked for, then kept. Tables are
-    run/journal.jsonl   --> state of each pass                        held whole, as the merges of the run held them;
+    run/journal.jsonl   --> state of each pass                        gone through, some rows at a time;
     result              --> tables, merges, numbers                   voxels are not read here.
 
-What the pipeline did not make is None or missing, even where earlier settings left a file of it. Ends where the tables
-no longer fit in memory.
+What the pipeline did not make is None or missing, even where earlier settings left a file of it.
 """
 
 from __future__ import annotations
@@ -18,18 +17,17 @@ from pathlib import Path
 from time import time
 from typing import Any
 
-import pandas as pd
-
 from chunkflow.errors import IntegrityError
 from chunkflow.geometry.scale import Scale
 from chunkflow.plan.pipeline import SAVED
 from chunkflow.run.findings import Findings
 from chunkflow.run.journal import Journal, PassState
-from chunkflow.run.measures import totals_of
+from chunkflow.run.measures import SUMMED, totals_of
 from chunkflow.run.places import run_folder
 from chunkflow.run.result import Result
 from chunkflow.storage.hierarchy import zarr_kind
 from chunkflow.storage.stores import Place, place_of
+from chunkflow.storage.tables import StoredTable
 
 QUANTITIES = {
     "objects": ("objects", ""),
@@ -121,13 +119,12 @@ class RunFacts:
         """What the journal knows of a pass of the stored plan."""
         return self.journal.passes.get(self.stored["fingerprints"][name], PassState())
 
-    def table(self, name: str) -> pd.DataFrame | None:
-        """A table of the result, if this pipeline makes it."""
+    def table(self, name: str) -> StoredTable | None:
+        """A table of the result, if this pipeline makes it, to go through or to read the first rows of."""
         makes = {"branches": "graph", "nodes": "graph", "seams": "apply-seams"}.get(name, name)
         if makes not in self.stored["fingerprints"] or not self.is_complete:
             return None  # a file may be there from earlier settings
-        rows: pd.DataFrame = getattr(self.result, name)
-        return rows
+        return StoredTable(self.result.path / "tables", name)
 
     def values(self, name: str) -> Mapping[str, Any] | None:
         """What a merge left, if this pipeline has it."""
@@ -138,7 +135,8 @@ class RunFacts:
     @cached_property
     def numbers(self) -> dict[str, float]:
         """The result in numbers, by the names in `QUANTITIES`, as far as it goes."""
-        found = totals_of(*(self.table(name) for name in ("objects", "branches", "nodes")))
+        tables = {name: self.table(name) for name in ("objects", "branches", "nodes")}
+        found = totals_of(*(None if table is None else table.batches(*SUMMED[name]) for name, table in tables.items()))
         if "objects" not in found and (merged := self.values("label-merge")) is not None and "count" in merged:
             found = {"objects": int(merged["count"][0]), **found}
         return found

@@ -180,7 +180,8 @@ def _predict(values: Mapping[str, Any], stored: Mapping[str, Any], scope: Scope,
     digest = f" (SHA-256 {facts['digest'][:16]})" if "digest" in facts else ""
     cut = facts.get("threshold")
     above = "" if cut is None else f" Foreground is what lies above {short(cut)} of its output."
-    return f"A neural network{digest} was applied{cite('torch')}.{above}"
+    channels = f" to the channels {', '.join(facts['channels'])}" if facts.get("channels") else ""
+    return f"A neural network{digest} was applied{channels}{cite('torch')}.{above}"
 
 
 def _pixels(values: Mapping[str, Any], stored: Mapping[str, Any], scope: Scope, cite: Citations) -> str:
@@ -212,7 +213,15 @@ def _threshold(values: Mapping[str, Any], stored: Mapping[str, Any], scope: Scop
 
 def _label(values: Mapping[str, Any], stored: Mapping[str, Any], scope: Scope, cite: Citations) -> str:
     text = f"Objects are {values['connectivity']}-connected components"
-    return f"{text}{_least(values)}{'; those at the border were left out' if values.get('clear_border') else ''}."
+    border = "; those at the border were left out" if values.get("clear_border") else ""
+    return f"{text}{_least(values)}{border}.{_holes(values)}"
+
+
+def _holes(values: Mapping[str, Any]) -> str:
+    if not values.get("fill_holes"):
+        return ""
+    most = f" of at most {short(values['max_hole_um3'])} µm³" if values.get("max_hole_um3") else ""
+    return f" Background{most} that one of them encloses was made a part of it."
 
 
 def _least(values: Mapping[str, Any]) -> str:
@@ -224,7 +233,8 @@ def _least(values: Mapping[str, Any]) -> str:
 def _instances(values: Mapping[str, Any], stored: Mapping[str, Any], scope: Scope, cite: Citations) -> str:
     on = {"distance": "the distance to the background"}.get(str(values["on"]), f"{values['on']}".replace("-", " "))
     depth = "" if values.get("h") is None else f" (seeds of a depth above {short(values['h'])})"
-    return f"Touching objects were separated by a watershed on {on}{cite('watershed')}{depth}{_least(values)}."
+    text = f"Touching objects were separated by a watershed on {on}{cite('watershed')}{depth}{_least(values)}."
+    return text + _holes(values)
 
 
 def _skeleton(values: Mapping[str, Any], stored: Mapping[str, Any], scope: Scope, cite: Citations) -> str:
@@ -241,15 +251,30 @@ def _measure(values: Mapping[str, Any], stored: Mapping[str, Any], scope: Scope,
     text += cite("surface")
     has_image = stored["pipeline"]["input"]["kind"] == "image"
     of = {"raw": " of the raw image", "image": " of the image that was segmented"} if has_image else {}
+    if values.get("image"):
+        of["raw"] = f" of the image {place_of(values['image']).name}"
     raw = of.get(str(values.get("intensity")), "")
     text += f"; intensities are those{raw}" if raw else ""
-    if values.get("channels"):
-        text += (
-            f"; channels {', '.join(map(str, values['channels']))} were measured in the same objects{cite('manders')}"
-        )
+    text += _channels(values, cite)
     if values.get("graph_metrics"):
         text += f"; networks were compared with random graphs and lattices of the same degrees{cite('maslov', 'omega')}"
     return text + "."
+
+
+def _channels(values: Mapping[str, Any], cite: Citations) -> str:
+    """Which channels were measured beside the intensity."""
+    named, other = list(values.get("channels") or ()), values.get("image")
+    first = ""
+    if other and values.get("intensity") == "raw":
+        first, named = (f" (channel {named[0]})" if named else ""), named[1:]
+    elif other:
+        named = named or [0]
+    if not named:
+        return first
+    of = f" of {place_of(other).name}" if other and values.get("intensity") != "raw" else ""
+    word = "channel" if len(named) == 1 else "channels"
+    was = "was" if len(named) == 1 else "were"
+    return f"{first}; {word} {', '.join(map(str, named))}{of} {was} measured in the same objects{cite('manders')}"
 
 
 def _apply(values: Mapping[str, Any], stored: Mapping[str, Any], scope: Scope, cite: Citations) -> str:

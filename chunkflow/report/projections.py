@@ -53,7 +53,7 @@ def projections(run: RunFacts) -> str:
         for cut, stack in zip(cuts, layers, strict=True):
             drawn = (
                 pictures.curves(cut, part.curves["points_um"], part.curves["offsets"], near_um=np.inf)
-                for part in result.graph_parts
+                for part in result.graph_pieces()
             )
             stack.append(("curves", reduce(np.maximum, drawn)))
     switch = (

@@ -7,9 +7,9 @@
                    provenance.py, methods.py                   what ran, and how to go on
 
 Text, tables and charts come from the plan, the journal, the records and the tables of the run; the pictures from three
-planes and from the coarsest level of the arrays. What a pipeline did not make is left out with a sentence. The tables
-and the graph's curves are held in memory, as the merges of the run held them; volumes never are. A page grows with
-neither objects nor blocks: tables end, charts have at most a few hundred bars, curves are thinned.
+planes and from the coarsest level of the arrays. What a pipeline did not make is left out with a sentence. Tables and
+the graph's curves are gone through some rows at a time, so neither the page nor the memory that it takes grows with
+objects or blocks: tables end, charts have at most a few hundred bars, curves are thinned.
 
 The one script turns the skeleton, and lies in the page. A policy in its head forbids every request.
 """
@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from importlib.resources import files
 from string import Template
+
+import pandas as pd
 
 from chunkflow.errors import ChunkflowError, InputNotFoundError, IntegrityError
 from chunkflow.report.checks import checked, expert
@@ -50,6 +52,7 @@ from chunkflow.run.places import run_folder
 from chunkflow.run.result import Result
 from chunkflow.storage.files import write_atomic
 from chunkflow.storage.stores import Place, place_of
+from chunkflow.storage.tables import StoredTable
 
 ROWS = 20
 """Rows of a table that are shown."""
@@ -253,10 +256,10 @@ def _rows(run: RunFacts, name: str, columns: Mapping[str, tuple[str, str]]) -> s
     table = run.table(name)
     if table is None:
         return ""
-    present = {column: words for column, words in columns.items() if column in table and not table[column].isna().all()}
+    shown = table.head(ROWS)
+    present = {name: words for name, words in columns.items() if name in shown and not _is_missing(table, shown, name)}
     links = [f"tables/{name}.{kind}" for kind in ("csv", "parquet")]
     there = " and ".join(f"<a href='{link}'>{link}</a>" for link in links if (run.result.path / link).is_file())
-    shown = table.head(ROWS)
     which = f"All {number(len(table))}" if len(table) <= ROWS else f"The first {ROWS} of {number(len(table))}"
     text = f"<p>{which} {name}; every column is in {there}.</p>" if len(table) else f"<p>There are no {name}.</p>"
     if not len(table):
@@ -265,3 +268,8 @@ def _rows(run: RunFacts, name: str, columns: Mapping[str, tuple[str, str]]) -> s
     rows = [[table_cell(value, column) for column, value in row.items()] for row in records]
     texts = {index for index, column in enumerate(present) if column in ("kind", "name")}
     return text + html_table([table_heading(*words) for words in present.values()], rows, texts=texts, is_html=True)
+
+
+def _is_missing(table: StoredTable, shown: pd.DataFrame, column: str) -> bool:
+    """Whether no row of the table has a value in a column."""
+    return bool(shown[column].isna().all()) and all(rows[column].isna().all() for rows in table.batches(column))

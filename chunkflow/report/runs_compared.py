@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from chunkflow.errors import UsageError
 from chunkflow.report import charts
-from chunkflow.report.distributions import SHOWN
+from chunkflow.report.distributions import SHOWN, values_of
 from chunkflow.report.facts import QUANTITIES, RunFacts
 from chunkflow.report.html import counted, date, duration, html_table, number, short, sides
 from chunkflow.report.report import page, part
@@ -182,16 +181,16 @@ def _distributions(runs: Sequence[RunFacts], names: Sequence[str]) -> str:
     """Shares of objects and branches per bar, in the same bars for all runs."""
     drawn = []
     for table, column, label, what in SHOWN:
-        rows = [run.table(table) for run in runs]
-        columns = [None if known is None else known[column].to_numpy(np.float64) for known in rows]
-        finite = [np.zeros(0) if values is None else values[np.isfinite(values)] for values in columns]
-        if not sum(map(len, finite)):
+        given = [run.table(table) for run in runs]
+        columns = [iter(()) if rows is None else values_of(rows, column) for rows in given]
+        whole = charts.span_of(chain.from_iterable(columns))
+        if not whole.count:
             continue
-        edges, is_log = charts.bins_of(np.concatenate(finite))
-        series = [
-            charts.Series(name=name, color=color, values=100 * np.histogram(values, edges)[0] / max(1, len(values)))
-            for name, color, values in zip(names, charts.PALETTE, finite, strict=False)
-        ]
+        edges, is_log = charts.bins_of(whole)
+        series = []
+        for name, color, rows in zip(names, charts.PALETTE, given, strict=False):
+            counts = charts.counts_in([] if rows is None else values_of(rows, column), edges)
+            series.append(charts.Series(name=name, color=color, values=100 * counts / max(1, int(counts.sum()))))
         drawn.append(charts.overlaid(series, edges, x_label=label, y_label=f"{what}, %", log_x=is_log))
     return charts.legend(zip(names, charts.PALETTE, strict=False)) + f"<div class='charts'>{''.join(drawn)}</div>"
 

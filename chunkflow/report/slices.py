@@ -55,7 +55,7 @@ def slices(run: RunFacts) -> str:
         for cut, stack in zip(cuts, layers, strict=True):
             drawn = (
                 pictures.curves(cut, part.curves["points_um"], part.curves["offsets"], near_um=near_um)
-                for part in result.graph_parts
+                for part in result.graph_pieces()
             )
             stack.append(("curves", reduce(np.maximum, drawn)))
     shown_planes = figure(cuts, layers)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkflow.report.distributions import values_of
 from chunkflow.report.facts import RunFacts
 from chunkflow.report.html import counted, number, sides
 from chunkflow.report.pictures import label_colors
@@ -76,13 +78,13 @@ def _size_um(run: RunFacts) -> NDArray[np.float64]:
 def curves_to_draw(run: RunFacts, size_um: NDArray[np.float64], *, most: int = POINTS) -> Drawn:
     """The longest branches, as many as have two points each in half of `most`; their points thinned to fit."""
     branches = run.table("branches")
-    lengths = np.zeros(0) if branches is None else branches["length_um"].to_numpy(np.float64)
-    least = -np.inf if len(lengths) <= most // 4 else np.partition(lengths, -(most // 4))[-(most // 4)]
+    count = 0 if branches is None else len(branches)
+    least = -np.inf if branches is None or count <= most // 4 else _longest(values_of(branches, "length_um"), most // 4)
     corner = _corner_um(run)
     curves: list[NDArray[np.float64]] = []
     objects: list[int] = []
     room = most // 4
-    for part in run.result.graph_parts:
+    for part in run.result.graph_pieces():
         points, offsets = part.curves["points_um"], part.curves["offsets"]
         for k in np.flatnonzero(part.branches["length_um"] >= least)[: room - len(curves)].tolist():
             curves.append(points[offsets[k] : offsets[k + 1]])
@@ -92,7 +94,7 @@ def curves_to_draw(run: RunFacts, size_um: NDArray[np.float64], *, most: int = P
     flat = np.concatenate([thinned[k] for k in keep]) if keep else np.zeros((0, 3))
     steps = np.clip(np.round((flat - corner) / size_um.max() * STEPS), 0, STEPS).astype(np.uint16)[:, ::-1]
     colors = label_colors(np.array([objects[k] for k in keep], np.uint64)) if keep else np.zeros((0, 3), np.uint8)
-    return Drawn(steps, np.array([len(thinned[k]) for k in keep], np.uint16), colors, len(lengths))
+    return Drawn(steps, np.array([len(thinned[k]) for k in keep], np.uint16), colors, count)
 
 
 def _corner_um(run: RunFacts) -> NDArray[np.float64]:
@@ -100,8 +102,19 @@ def _corner_um(run: RunFacts) -> NDArray[np.float64]:
     if run.scale is not None:
         return np.array(run.scale.translation_um, np.float64) - np.array(run.scale.voxel_um, np.float64) / 2
     nodes = run.table("nodes")
-    columns = ["z_um", "y_um", "x_um"]
-    return np.zeros(3) if nodes is None or not len(nodes) else nodes[columns].to_numpy(np.float64).min(axis=0)
+    if nodes is None or not len(nodes):
+        return np.zeros(3)
+    each = (rows.to_numpy(np.float64) for rows in nodes.batches("z_um", "y_um", "x_um"))
+    return np.asarray(np.stack([places.min(axis=0) for places in each]).min(axis=0), np.float64)
+
+
+def _longest(lengths: Iterable[NDArray[np.float64]], count: int) -> float:
+    """The least of the `count` largest."""
+    kept = np.zeros(0)
+    for some in lengths:
+        kept = np.concatenate((kept, some))
+        kept = np.partition(kept, -count)[-count:] if len(kept) > count else kept
+    return float(kept.min())
 
 
 def _thinned(curves: list[NDArray[np.float64]], most: int) -> list[NDArray[np.float64]]:

@@ -36,7 +36,7 @@ RUN = "run"
 """Folder of a batch's own files in its output."""
 STATE = "batch.json"
 """In that folder: the pipeline, the command, the images, and what the batch found."""
-FILE_KEYS = ("path", "mask", "dark", "flat", "regions", "from", "statistics_from")
+FILE_KEYS = ("path", "mask", "dark", "flat", "regions", "image", "from", "statistics_from")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from chunkflow.models.model import Model
 from chunkflow.models.trace import reach
 from chunkflow.models.usage import Normalization
 from chunkflow.stages.predict import packaged
+from chunkflow.storage.copies import HEADERS, copied
 from chunkflow.storage.inventory import missing_chunks
 from chunkflow.storage.omezarr import image_facts
 from chunkflow.storage.stores import Place, is_url, place_of
@@ -37,7 +38,7 @@ def check(path: str | Path) -> Facts:
         image than its makers say.
     """
     if is_url(path):
-        return _image(place_of(path))
+        return _of_store(str(path))
     place = Path(packaged(str(path)))
     if not place.exists():
         raise InputNotFoundError(f"{path} does not exist", "Check the path")
@@ -47,6 +48,14 @@ def check(path: str | Path) -> Facts:
         return _model(place)
     if place.is_file() and place.suffix.lower() in TIFF_SUFFIXES:
         return _tiff(place)
+    return _image(place)
+
+
+def _of_store(url: str) -> Facts:
+    place = place_of(url)
+    is_file = place.suffix.lower() in (*files.SUFFIXES, ".zip")
+    if is_file or any((place / name).is_file() for name in HEADERS):
+        return {**_model(Path(copied(url))), "path": url}
     return _image(place)
 
 
@@ -67,6 +76,7 @@ def _model(path: Path) -> Facts:
         "patch_min": list(model.patch_min),
         "normalization": _normalization(usage.normalization),
         "activation": usage.activation,
+        "inputs": list(usage.inputs) or None,
         "outputs": list(usage.outputs) or None,
         "threshold": usage.threshold,
         "voxel_um": None if usage.voxel_um is None else list(usage.voxel_um),
@@ -90,12 +100,13 @@ def _normalization(scaling: Normalization) -> str:
         "mean-sd": "mean to 0, standard deviation to 1",
         "linear": f"(value - {scaling.offset:g}) / {scaling.scale:g}",
     }.get(scaling.kind, scaling.kind)
+    words += ", of all channels together" if scaling.together else ""
     return words if scaling.asinh is None else f"{words}, then asinh of {scaling.asinh:g} times that"
 
 
 def _own_test(path: Path, model: Model) -> Facts:
-    """What a package gives for its own test image; nothing for other forms."""
-    if not files.is_package(path):
+    """What a package, as `train` writes one too, gives for its own test image; nothing for other forms."""
+    if not files.has_description(path):
         return {}
     from chunkflow.models.zoo_check import run_test
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkflow.run.result import Result
-from chunkflow.storage import graphs
-from chunkflow.storage.graphs import Columns, Part
+from chunkflow.stages.graph import GraphTables
+from chunkflow.storage.swc import write_swc
 
 Bounds = NDArray[np.float64]
+Columns = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +44,17 @@ def export_swc(
     parts = (_kept(part, objects, box_um) for part in _parts(result.graph_parts))
     written: list[Path] = []
     for part in parts:
-        graphs.write_swc(folder, [part])
+        write_swc(folder, [part])
         written += [folder / f"{label}.swc" for label in np.unique(part.nodes["object_id"]).tolist()]
     return written
 
 
-def _parts(parts: Sequence[Part]) -> Iterator[Part]:
+def _parts(parts: Sequence[GraphTables]) -> Iterator[GraphTables]:
     for number in range(len(parts)):
         yield parts[number]
 
 
-def _kept(part: Part, objects: NDArray[np.uint64] | None, box_um: Bounds | None) -> Part:
+def _kept(part: GraphTables, objects: NDArray[np.uint64] | None, box_um: Bounds | None) -> GraphTables | _Kept:
     """The nodes of some objects in a box, and the branches between them."""
     if objects is None and box_um is None:
         return part

@@ -68,8 +68,7 @@ def _source(run: Run, name: str) -> Source:
 
 
 def _source_of(opened: Volume | TiffStack) -> Source:
-    path = str(place_of(opened.path).resolve())
-    return Source(path, opened.axes, opened.at, opened.window) if isinstance(opened, Volume) else Source(path)
+    return Source(str(place_of(opened.path).resolve()), opened.axes, opened.at, opened.window)
 
 
 def _need(run: Run, p: Pass, name: str) -> Needed:

@@ -10,8 +10,8 @@ A row of numbers per result is what results are compared by. The unit stays at t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from math import isfinite, prod
+from collections.abc import Iterable, Mapping, Sequence
+from math import fsum, isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -43,24 +43,43 @@ OF_NETWORKS = (
 
 
 def totals_of(
-    objects: pd.DataFrame | None, branches: pd.DataFrame | None, nodes: pd.DataFrame | None
+    objects: Iterable[pd.DataFrame] | None,
+    branches: Iterable[pd.DataFrame] | None,
+    nodes: Iterable[pd.DataFrame] | None,
 ) -> dict[str, float]:
-    """Counts and sums over the tables of a result, of those that there are."""
+    """Counts and sums over the tables of a result, of those that there are, each some rows at a time.
+
+    Parameters
+    ----------
+    objects, branches, nodes : their columns in `SUMMED` at least.
+    """
     found: dict[str, float] = {}
     if objects is not None:
-        found |= {"objects": len(objects), "loops": int(objects["b1_filled"].sum())}
+        seen = [(len(rows), int(rows["b1_filled"].sum()), float(rows["volume_um3"].sum())) for rows in objects]
+        found |= {"objects": sum(row[0] for row in seen), "loops": sum(row[1] for row in seen)}
     if nodes is not None:
-        found |= {"free_ends": int((nodes["kind"] == "end").sum())}
-        found |= {"junctions": int((nodes["kind"] == "junction").sum())}
+        kinds = [((rows["kind"] == "end").sum(), (rows["kind"] == "junction").sum()) for rows in nodes]
+        found |= {"free_ends": sum(int(ends) for ends, _ in kinds), "junctions": sum(int(n) for _, n in kinds)}
+    lengths: list[tuple[float, float]] = []
     if branches is not None:
-        found["length_um"] = float(branches["length_um"].sum())
+        lengths = [
+            (float(rows["length_um"].sum()), float((rows["radius_mean_um"] * rows["length_um"]).sum()))
+            for rows in branches
+        ]
+        found["length_um"] = fsum(length for length, _ in lengths)
     if objects is not None:
-        found["volume_um3"] = float(objects["volume_um3"].sum())
+        found["volume_um3"] = fsum(row[2] for row in seen)
     if branches is not None and found["length_um"] > 0:
-        found["mean_diameter_um"] = float(
-            2 * (branches["radius_mean_um"] * branches["length_um"]).sum() / branches["length_um"].sum()
-        )
+        found["mean_diameter_um"] = 2 * fsum(weighted for _, weighted in lengths) / found["length_um"]
     return found
+
+
+SUMMED = {
+    "objects": ("b1_filled", "volume_um3"),
+    "branches": ("length_um", "radius_mean_um"),
+    "nodes": ("kind",),
+}
+"""Columns that totals are made of, by table."""
 
 
 def measures_of(result: Result) -> Row:
@@ -69,7 +88,7 @@ def measures_of(result: Result) -> Row:
     made = set(stored["fingerprints"])
     objects = result.objects if "objects" in made else None
     branches, nodes = (result.branches, result.nodes) if "graph" in made else (None, None)
-    row: Row = totals_of(objects, branches, nodes)
+    row: Row = totals_of(*(None if table is None else [table] for table in (objects, branches, nodes)))
     if objects is None and "label-merge" in made and "count" in (merged := result.pass_values("label-merge")):
         row["objects"] = int(merged["count"][0])
     if objects is not None:

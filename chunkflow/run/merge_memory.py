@@ -5,10 +5,11 @@ reads is there; so the rows that it will hold are counted, exactly where a merge
 a sample of the records and the sizes of all of them, which the journal has. A merge that cannot fit is refused in a
 sentence, instead of a worker that dies three times. What is done is kept.
 
-    held at once    regions-merge, objects, networks, apply-merge          `HELD`: bytes per row
+    held at once    regions-merge, apply-merge                             `HELD`: bytes per row
     bounded         label-merge: two slabs of blocks, the rest on a shelf; seeds-merge, flood-merge: likewise, and some
-                    tens of bytes per seed; ranges and histograms: 64 records at a time; graph: 46 bytes per object.
-                    Nothing is checked for them
+                    tens of bytes per seed; objects, contacts: a range of objects (`stages.ranges`), and of what
+                    regions-merge left, 90 bytes per object; networks, graph: a part of the graph; ranges and
+                    histograms: 64 records at a time. Nothing is checked for them
 """
 
 from __future__ import annotations
@@ -54,8 +55,6 @@ class Held:
 
 HELD: Mapping[str, Held] = {
     "regions-merge": Held(source="label", array="region_value", per_row=180, rows="regions"),
-    "objects": Held(source="label-merge", array="count", per_row=1400, rows="objects", is_count=True),
-    "networks": Held(source="label-merge", array="count", per_row=460, rows="objects", is_count=True),
     "apply-merge": Held(source="apply", array="first", per_row=90, rows="objects of tiles"),
 }
 """By the pass; tests measure them. A region that lies in several blocks counts in each."""

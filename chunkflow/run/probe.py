@@ -11,19 +11,19 @@ and what the first unit of a worker takes more, fitted for every pass (`run/esti
 voxels of the plan. Merges grow with the volume.
 
 Not seen: other load on the machine, other machines, stages that find other things than the samples hold, and what
-`measure` reads of other channels and regions. On a scheduler, the queue.
+`measure` reads of other channels, images and regions. On a scheduler, the queue.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 from chunkflow.errors import UsageError
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
+from chunkflow.geometry.scale import Scale
+from chunkflow.plan.opened import Opened
 from chunkflow.plan.pipeline import Pipeline
 from chunkflow.plan.plan import Plan
 from chunkflow.run.driver import run_plan
@@ -41,8 +43,9 @@ from chunkflow.run.journal import Journal
 from chunkflow.run.leftovers import probe_folder
 from chunkflow.run.places import run_folder
 from chunkflow.stages.measure import Measure
+from chunkflow.stages.predict import Predict
 from chunkflow.storage import omezarr_write
-from chunkflow.storage.layout import ArrayLayout
+from chunkflow.storage.layout import ArrayLayout, layout_for_core
 from chunkflow.storage.volume import Volume, create_array
 
 PLACES = 3
@@ -66,7 +69,7 @@ class Sample:
         z, y, x = self.boxes[0].shape
         return z * len(self.boxes), y, x
 
-    def read(self, volume: Volume, box: Box) -> NDArray[Any]:
+    def read(self, volume: Opened, box: Box) -> NDArray[Any]:
         """Voxels of the volume that they make."""
         deep = self.boxes[0].shape[0]
         found = np.empty(box.shape, volume.dtype)
@@ -163,8 +166,8 @@ class _Clock:
 def _notes(plan: Plan) -> tuple[str, ...]:
     found = []
     measure = next((s for s in plan.pipeline.stages if isinstance(s, Measure)), None)
-    if measure is not None and (measure.channels or measure.regions):
-        found.append("what measure reads of other channels and regions is not in the estimate")
+    if measure is not None and (measure.channels or measure.regions or measure.image):
+        found.append("what measure reads of other channels, images and regions is not in the estimate")
     if not isinstance(plan.output, Path):
         found.append("the samples were read and written on a local disk, the run goes to an object store")
     return tuple(found)
@@ -211,31 +214,45 @@ def _brightness(plan: Plan, place: Box) -> float:
 
 def _small_plan(plan: Plan, sample: Sample, folder: Path) -> Plan:
     """The plan of the same pipeline on the samples."""
-    source = _written(plan.input, sample, folder / "input.ome.zarr")
+    seen = tuple(dict.fromkeys(channel.array for channel in plan.beside.network_channels))
+    others = [volume for name in seen if isinstance(volume := plan.beside.arrays[name], Volume)]
+    scale = plan.input.scale
+    source = _written(plan.input, sample, folder / "input.ome.zarr", scale, others)
     pipeline = plan.pipeline
     options: dict[str, Any] = {"path": None, "channel": None, "time": None, "level": 0, "mask": None, "missing": "auto"}
     options |= {name: None for name in ("region", "statistics_from") if hasattr(pipeline.input, name)}
     if plan.mask is not None:
         options["mask"] = str(folder / "mask.ome.zarr")
-        _written(plan.mask, sample, folder / "mask.ome.zarr")
-    stages = [replace(s, channels=(), regions=None) if isinstance(s, Measure) else s for s in pipeline.stages]
+        _written(plan.mask, sample, folder / "mask.ome.zarr", scale)
+    alone: dict[str, Any] = {"channels": (), "background": 0.0, "regions": None, "image": None}
+    stages = [replace(s, **alone) if isinstance(s, Measure) else s for s in pipeline.stages]
+    order = tuple(1 + seen.index(channel.array) for channel in plan.beside.network_channels)
+    stages = [replace(s, channels=order) if isinstance(s, Predict) and order else s for s in stages]
     small = Pipeline(stages, input=replace(pipeline.input, **options), output=pipeline.output, block=plan.block)
     return small.plan(source, folder / "out", block=plan.block, memory=plan.memory)
 
 
-def _written(volume: Volume, sample: Sample, image: Path) -> Volume:
-    """The samples as an image on disk, cut into files as the input is, with what it says of its optics."""
-    layout = volume.layout
-    own = ArrayLayout(sample.shape, layout.dtype, layout.chunk, layout.shard, layout.zarr_format, level=layout.level)
-    stored = create_array(image / "0", own, volume.scale)
-    omezarr_write.write_image_group(
-        image, name="probe", levels={"0": volume.scale}, format="0.5" if layout.zarr_format == 3 else "0.4"
-    )
-    for block in range(len(grid := Grid(sample.shape, own.write_unit))):
-        core = grid.core_of(block)
-        data = sample.read(volume, core)
-        if data.any():
-            stored.write(core, np.ascontiguousarray(data))
+def _written(volume: Opened, sample: Sample, image: Path, scale: Scale, others: Sequence[Volume] = ()) -> Volume:
+    """The samples as an image on disk, cut into files as the input is, with what it says of its optics; other channels
+    behind it."""
+    layout, axes = volume.layout, "czyx" if others else "zyx"
+    if isinstance(volume, Volume):
+        own = ArrayLayout(
+            sample.shape, layout.dtype, layout.chunk, layout.shard, layout.zarr_format, level=layout.level
+        )
+    else:  # a TIFF, which is read by planes
+        own = layout_for_core(sample.boxes[0].shape, sample.shape, layout.dtype)
+    own = replace(own, leading=(1 + len(others),)) if others else own
+    stored = create_array(image / "0", own, scale, axes=axes)
+    form: Literal["0.5", "0.4"] = "0.5" if layout.zarr_format == 3 else "0.4"
+    omezarr_write.write_image_group(image, name="probe", levels={"0": scale}, axes=axes, format=form)
+    for number, source in enumerate((volume, *others)):
+        target = replace(stored, at=(number,)) if others else stored
+        for block in range(len(grid := Grid(sample.shape, own.write_unit))):
+            core = grid.core_of(block)
+            data = sample.read(source, core)
+            if data.any():
+                target.write(core, np.ascontiguousarray(data))
     with suppress(AttributeError):
-        return replace(stored, channel=volume.channel, optics=volume.optics)
+        return replace(stored, channel=volume.channel, optics=volume.optics) if isinstance(volume, Volume) else stored
     return stored

@@ -10,11 +10,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from time import time
-from types import MappingProxyType
-from typing import Any, overload
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -25,14 +23,16 @@ from chunkflow.run.contrast import contrast_window
 from chunkflow.run.jobs import final_layout
 from chunkflow.run.journal import Journal
 from chunkflow.run.places import LABEL_NAMES, Places, is_staged, target_of
+from chunkflow.run.stored_tables import StoredParts, table_rows
 from chunkflow.stages.base import table_of
-from chunkflow.stages.graph import GraphTables, graph_part
 from chunkflow.storage import graphs, omezarr, omezarr_write, tables
 from chunkflow.storage.annotations import write_nodes
 from chunkflow.storage.channels import channel_shown
 from chunkflow.storage.files import copy_tree, remove_files, remove_tree, written_in
-from chunkflow.storage.records import RecordFolder, merged_path, read_record
+from chunkflow.storage.graph_pieces import Part, row_slices
+from chunkflow.storage.records import merged_path, read_record
 from chunkflow.storage.stores import ObjectPath, Place
+from chunkflow.storage.swc import write_swc
 from chunkflow.storage.volume import Volume, open_array, restore_metadata
 
 GRAPHML_EDGES = 10**6
@@ -198,68 +198,37 @@ def _write_tables(plan: Plan, places: Places) -> None:
 
 
 def _write_tables_in(folder: Path, names: set[str], plan: Plan, places: Places, graph: Place) -> None:
-    for table in ("objects", "contacts", "networks", "graph_metrics", "seams"):
+    for table in ("objects", "contacts", "networks", "graph_metrics"):
         if TABLES[table] in names:
-            tables.write_table(folder, table, read_record(merged_path(places.records(TABLES[table]))))
-    regions = read_record(merged_path(places.records("regions"))) if "regions" in names else {}
-    if regions:
-        tables.write_table(folder, "regions", table_of(regions, "regions"))
+            tables.write_table_parts(folder, table, table_rows(places.records(TABLES[table])))
+    if "apply-seams" in names:
+        tables.write_table(folder, "seams", read_record(merged_path(places.records("apply-seams"))))
+    regions = places.records("regions") if "regions" in names else None
+    if regions is not None:
+        tables.write_table(folder, "regions", table_of(read_record(merged_path(regions)), "regions"))
     if "graph" not in names:
         _remove_graph(graph)
         return
-    parts = StoredParts(
-        RecordFolder(places.records("graph-parts"), plan.pass_named("graph-parts").units),
-        read_record(merged_path(places.records("graph"))),
-        {table: table_of(regions, table) for table in ("nodes", "branches")},
-    )
-    tables.write_table_parts(folder, "nodes", (part.nodes for part in parts))
-    tables.write_table_parts(folder, "branches", (part.branches for part in parts))
+    merged = read_record(merged_path(places.records("graph")))
+    parts = StoredParts(places.records("graph-parts"), merged, regions=regions).sliced
+    tables.write_table_parts(folder, "nodes", (rows for part in parts for rows in row_slices(part.nodes)))
+    tables.write_table_parts(folder, "branches", (rows for part in parts for rows in row_slices(part.branches)))
     _remove_graph(graph)  # of other settings: SWC has a file per object
     with written_in(graph) as made:
-        _write_graph(made, parts)
+        _write_graph(made, parts, merged)
 
 
-class StoredParts(Sequence[GraphTables]):
-    """The parts of a graph, each read when it is asked for.
-
-    beside : more columns of the tables of nodes and branches, rows of all parts
-    """
-
-    def __init__(
-        self, records: RecordFolder, merged: Columns, beside: Mapping[str, Columns] = MappingProxyType({})
-    ) -> None:
-        self._records, self.merged, self._beside = records, merged, beside
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    @overload
-    def __getitem__(self, index: int) -> GraphTables: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[GraphTables]: ...
-    def __getitem__(self, index: int | slice) -> GraphTables | Sequence[GraphTables]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        part = graph_part(self._records, self.merged, index)
-        more = {}
-        for table, starts in (("nodes", "node_start"), ("branches", "branch_start")):
-            start, stop = self.merged[starts][index : index + 2].tolist()
-            more[table] = {name: values[start:stop] for name, values in self._beside.get(table, {}).items()}
-        return replace(part, nodes={**part.nodes, **more["nodes"]}, branches={**part.branches, **more["branches"]})
-
-
-def _write_graph(folder: Path, parts: StoredParts) -> None:
+def _write_graph(folder: Path, parts: Sequence[Part], merged: Columns) -> None:
     """GraphML, SWC, precomputed skeletons and nodes, all but the skeletons up to the sizes that programs open."""
-    labels = parts.merged["graph_label"]
-    if parts.merged["branch_start"][-1] <= GRAPHML_EDGES:
+    objects = int(merged["object_start"][-1])
+    if merged["branch_start"][-1] <= GRAPHML_EDGES:
         graphs.write_graphml(folder / "skeleton.graphml", parts)
-    if len(labels) <= SWC_OBJECTS:
-        graphs.write_swc(folder / "swc", parts)
-    graphs.write_precomputed(folder / "precomputed", parts, labels)
-    if parts.merged["node_start"][-1] <= ANNOTATED_NODES:
-        write_nodes(folder / "nodes", (part.nodes for part in parts))
+    if objects <= SWC_OBJECTS:
+        write_swc(folder / "swc", parts)
+    largest = int(merged["largest_label"].max(initial=0))
+    graphs.write_precomputed(folder / "precomputed", parts, objects=objects, largest=largest)
+    if merged["node_start"][-1] <= ANNOTATED_NODES:
+        write_nodes(folder / "nodes", (rows for part in parts for rows in row_slices(part.nodes)))
 
 
 def _remove_graph(folder: Place) -> None:

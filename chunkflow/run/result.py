@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,11 +16,13 @@ from chunkflow.errors import IncompleteError, InputNotFoundError, UsageError
 from chunkflow.run.batch_status import check_one_result
 from chunkflow.run.journal import Journal
 from chunkflow.run.places import pass_key, run_folder
-from chunkflow.run.publish import StoredParts
+from chunkflow.run.stored_tables import StoredParts
+from chunkflow.stages.graph import parts_with
+from chunkflow.storage.graph_pieces import Part, Piece, pieces_of_curves
 from chunkflow.storage.omezarr import open_volume
-from chunkflow.storage.records import RecordFolder, merged_path, read_record
+from chunkflow.storage.records import merged_path, read_record
 from chunkflow.storage.stores import Place, place_of
-from chunkflow.storage.tables import read_rows, read_table
+from chunkflow.storage.tables import StoredTable, read_rows, read_table
 from chunkflow.storage.volume import Volume
 
 
@@ -172,9 +174,7 @@ class Result:
         own = np.unique(nodes.object_id.to_numpy(np.uint64))
         branches = read_rows(folder, "branches", objects=own)
         branches = branches[branches.node_a.isin(nodes.node_id) & branches.node_b.isin(nodes.node_id)]
-        of_object = np.searchsorted(self.graph_parts.merged["graph_label"], own)
-        parts = np.searchsorted(self.graph_parts.merged["object_start"], of_object, side="right") - 1
-        return self._graph(nodes, branches, np.unique(parts).tolist())
+        return self._graph(nodes, branches, parts_with(self.graph_parts.merged, own))
 
     def pass_values(self, name: str) -> dict[str, Any]:
         """What a merge of the run left: a histogram and its threshold, the graph's curves."""
@@ -195,9 +195,16 @@ class Result:
     @cached_property
     def graph_parts(self) -> StoredParts:
         """Nodes, branches and curves of whole objects, part by part, each read when it is asked for."""
-        merged = self.pass_values("graph")
         records = run_folder(self.path) / "records" / pass_key("graph-parts", self._passes["graph-parts"])
-        return StoredParts(RecordFolder(records, len(merged["node_start"]) - 1), merged)
+        return StoredParts(records, self.pass_values("graph"))
+
+    def graph_pieces(self) -> Iterator[Piece]:
+        """The branches of the whole graph with their curves, some of them at a time."""
+        return pieces_of_curves(self._sliced)
+
+    @cached_property
+    def _sliced(self) -> Sequence[Part]:
+        return self.graph_parts.sliced
 
     def _graph(self, nodes: pd.DataFrame, branches: pd.DataFrame, parts: Iterable[int]) -> nx.MultiGraph[Any]:
         graph: nx.MultiGraph[Any] = nx.MultiGraph()
@@ -222,7 +229,8 @@ def uncertified(result: Result) -> int:
     if not (result.path / "tables" / "nodes.parquet").is_file():
         return 0
     if (result.path / "tables" / "objects.parquet").is_file():
-        return int((~result.objects.certified).sum())
+        table = StoredTable(result.path / "tables", "objects")
+        return sum(int((~rows["certified"]).sum()) for rows in table.batches("certified"))
     merged = result.pass_values("graph")  # without measure: the loops of the mask are not counted
     return int((merged["open_count"] > 0).sum())
 

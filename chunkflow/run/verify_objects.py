@@ -78,7 +78,7 @@ def check_partition(
     least, clear_border : the filters: only what they take may be missing.
     keeps_ids : ids must be the foreground's values.
     """
-    found = []
+    found: list[Difference] = []
     pieces, table = label_block(foreground.astype(bool) if not keeps_ids else foreground, connectivity)
     if not len(table):
         return found

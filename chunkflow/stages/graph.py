@@ -2,7 +2,7 @@
 
     graph-cuts    voxels per object -> parts of consecutive objects, and the blocks that hold their skeletons
     graph-parts   the skeleton voxels of a part -> exact multigraph -> pruned -> nodes, branches and curves
-    graph         how many nodes and branches each part has, so what their ids are; loops per object
+    graph         how many nodes and branches each part has, so what their ids are
 
 Voxels of different objects are no neighbours, so a graph falls apart into those of its objects, and ids that go through
 the objects one by one are known from counts alone. A part takes about 200 bytes per skeleton voxel: one object of 10^7
@@ -139,27 +139,35 @@ class AssemblePart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeGraph:
-    """Where the nodes, branches and objects of each part begin, and the loops of every object.
+    """Where the nodes, branches and objects of each part begin, and, of parts that hold objects, with which label.
 
-    Holds three numbers per object, 46 MiB per million, and none per node, branch or voxel.
+    Holds a few numbers per part, of which there are at most `MOST_PARTS`, and none per object, node, branch or voxel.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        counts = []
-        columns: dict[str, list[NDArray[Any]]] = {"graph_label": [], "graph_b0": [], "graph_b1": []}
+        counts: list[list[int]] = []
+        labels: list[NDArray[np.uint64]] = []
         for record in iterate(records[PARTS]):
             counts.append([len(record[name]) for name in ("nodes.node_id", "branches.branch_id", "graph_label")])
-            for name, parts in columns.items():
-                parts.append(record[name])
+            if counts[-1][2]:
+                labels.append(record["graph_label"][[0, -1]])
         starts = np.concatenate((np.zeros((1, 3), np.int64), np.cumsum(np.array(counts, np.int64), axis=0)))
-        found = {name: np.concatenate(parts) for name, parts in columns.items()}
-        found |= dict(zip(("node_start", "branch_start", "object_start"), starts.T.copy(), strict=True))
+        found = dict(zip(("node_start", "branch_start", "object_start"), starts.T.copy(), strict=True))
+        found |= {"label_start": np.array([first for first, _ in labels], np.uint64)}
+        found |= {"largest_label": np.array([last for _, last in labels[-1:]], np.uint64)}
         return Merged(found | {name: values["residual-merge"][name] for name in ("open_label", "open_count")})
 
     def working_bytes(self, blocks: int) -> int:
-        return 65536 * blocks
+        return min(65536 * blocks, PART_BYTES)
+
+
+def parts_with(merged: Record, labels: NDArray[np.uint64]) -> list[int]:
+    """Which parts hold any of some objects that have a skeleton; `merged` is what graph left."""
+    filled = np.flatnonzero(np.diff(merged["object_start"]))
+    found = np.searchsorted(merged["label_start"], labels, side="right") - 1
+    return [int(part) for part in filled[np.unique(found[found >= 0])]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """Tables of what was found: exact counts and sums per block, merged with topology and graph.
 
     measure    sums of positions and intensities, surface crossings, contacts, largest distances   -> objects
-                                                                                                   -> contacts
+               (merged in `stages.objects_merge`)                                                  -> contacts
     networks   nodes and branches of the graph, counted per object
     graph-metrics  the shapes of networks (`stages.network_tables`), where they are asked for
-    channel-*  ranges of other channels of the input, which `measure` then sums too (`stages.intensities`)
+    channel-*, image-*  ranges of other channels, which `measure` then sums too (`stages.intensities`)
     region-*   which cell, or part of a tissue, objects, nodes and branches lie in (`stages.regions`)
 
 All that blocks leave are integers, so the tables have the same bits whatever the blocks were.
@@ -12,9 +12,8 @@ All that blocks leave are integers, so the tables have the same bits whatever th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from math import prod
 from typing import Any, ClassVar, Literal
 
@@ -23,35 +22,14 @@ from numpy.typing import NDArray
 
 from chunkflow.errors import ConfigError
 from chunkflow.geometry.box import Box, Triple
-from chunkflow.kernels import branches, colocalization, distance, measure, surface
+from chunkflow.kernels import surface
 from chunkflow.stages import oriented, regions
-from chunkflow.stages.base import (
-    BlockStep,
-    ChannelImage,
-    Draft,
-    Flow,
-    Merged,
-    Output,
-    Record,
-    Resampling,
-    View,
-    host,
-    iterate,
-)
+from chunkflow.stages.base import BlockStep, ChannelImage, Draft, Flow, Output, View, host
 from chunkflow.stages.distance import spacing_weights
 from chunkflow.stages.graph import PARTS
-from chunkflow.stages.intensities import (
-    Channels,
-    Sums,
-    channel_of,
-    channel_power,
-    range_drafts,
-    range_of,
-    scale_power,
-    sums_of,
-)
-from chunkflow.stages.merging import folded
+from chunkflow.stages.intensities import Channels, Sums, measured_sums, range_drafts, range_of
 from chunkflow.stages.network_tables import MergeNetworks, metrics_drafts
+from chunkflow.stages.objects_merge import MergeContacts, MergeObjects
 from chunkflow.stages.parameters import check_parameters
 from chunkflow.stages.skeleton import Euler
 
@@ -93,190 +71,13 @@ class Surfaces:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inscribed:
-    """The largest squared distance in each object with its cavities filled, as far as it lies in the core."""
-
-    version: ClassVar[int] = 1
-    produces: ClassVar[tuple[str, ...]] = ()
-    on_device: ClassVar[bool] = False
-
-    def reads(self, out: Box) -> Mapping[str, Box]:
-        return {"filled": out, "distance": out}
-
-    def run(self, view: View, out: Box) -> Output:
-        filled, distances = (host(view.regions[name].cut(out)) for name in ("filled", "distance"))
-        found = measure.largest_values(filled, distances)
-        return Output(record={"inscribed_label": found.label, "inscribed_d2": found.value})
-
-    def working_bytes(self, out: Triple) -> int:
-        return 16 * prod(out)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergeObjects:
-    """One row per object. Without a graph, `b1_graph` and the inscribed radius are null and nothing is certified.
-
-    unit_um : of the distances (see `stages.distance.spacing_weights`)
-    measured : what the intensities are of, for people
-    channels : that were summed too; resampling : of them
-    regions : the merge that says which region each object lies in, "" without one
-    extents : the pass that says how far each object reaches along its axes, "" without one
-    """
-
-    sums: str
-    euler: str
-    graph: str
-    shape: Triple
-    voxel_um: tuple[float, float, float]
-    translation_um: tuple[float, float, float]
-    dtype: str
-    limits: str
-    unit_um: float
-    measured: str
-    channels: tuple[ChannelImage, ...]
-    resampling: Resampling | None
-    regions: str
-    extents: str
-
-    version: ClassVar[int] = 6
-
-    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        totals = folded(records[self.sums], sums_of, measure.merge_sums)
-        power = scale_power(values[self.limits], self.dtype) if self.limits else 0
-        columns = measure.object_columns(
-            totals, self.shape, self.voxel_um, translation_um=self.translation_um, scale_power=power
-        )
-        border = columns.pop("touches_border")
-        columns["intensity_of"] = np.full(len(totals), self.measured)
-        for number, channel in enumerate(self.channels):
-            columns |= self._channel(number, channel, totals, records[self.sums], values)
-        columns |= self._shape(totals, columns["volume_um3"], records[self.sums])
-        if self.extents:
-            columns |= oriented.extent_columns(columns, records[self.extents], self.voxel_um)
-        columns |= self._form(columns, records)
-        columns |= self._topology(columns["object_id"], records[self.euler], values)
-        if self.regions:
-            parents = values[self.regions]
-            columns |= {name: parents[f"objects.{name}"] for name in ("region_id", "region_fraction")}
-        return Merged({name: np.asarray(column) for name, column in columns.items()} | {"touches_border": border})
-
-    def _channel(
-        self,
-        number: int,
-        channel: ChannelImage,
-        totals: measure.ObjectSums,
-        records: Sequence[Record],
-        values: Mapping[str, Record],
-    ) -> dict[str, NDArray[Any]]:
-        """Intensities of another channel, and how they go with the measured one."""
-        power = channel_power(values, channel, self.resampling)
-        sums = folded(records, partial(channel_of, number=number), colocalization.merge_channel_sums)
-        return colocalization.channel_columns(sums, totals, name=channel.name, power=power)
-
-    def _shape(
-        self, totals: measure.ObjectSums, volume_um3: NDArray[np.float64], records: Sequence[Record]
-    ) -> dict[str, NDArray[Any]]:
-        """Surface and sphericity, null in a plane; axes; and the inscribed radius, null where it is not known."""
-        known = folded(records, _crossings_of, surface.merge_crossings)
-        area = surface.surface_areas(known.crossings, self.voxel_um)
-        if min(self.shape) == 1:
-            area = np.full(len(totals), np.nan)
-        shape = {"surface_um2": area, "sphericity": surface.sphericity(volume_um3, area)}
-        shape |= measure.axis_columns(totals, self.voxel_um)
-        return shape | {"inscribed_radius_um": self._inscribed(totals.label, records)}
-
-    def _form(
-        self, columns: Mapping[str, NDArray[Any]], records: Mapping[str, Sequence[Record]]
-    ) -> dict[str, NDArray[Any]]:
-        """What a skeleton tells of each object, "" without one."""
-        label = columns["object_id"]
-        length, count = np.zeros(len(label)), np.zeros(len(label), np.int64)
-        for part in iterate(records[PARTS]) if self.graph else ():
-            rows = np.searchsorted(label, part["branches.object_id"])
-            np.add.at(length, rows, part["branches.length_um"])
-            np.add.at(count, rows, 1)
-        volume, area, inscribed = (columns[name] for name in ("volume_um3", "surface_um2", "inscribed_radius_um"))
-        return {"form": branches.forms(volume, area, length, count, inscribed, voxel_um=min(self.voxel_um))}
-
-    def _inscribed(self, label: NDArray[np.uint64], records: Sequence[Record]) -> NDArray[np.float64]:
-        if not self.graph:
-            return np.full(len(label), np.nan)
-        found = folded(records, _largest_of, measure.merge_largest)
-        d2 = _matched(label, found.label, found.value)
-        is_known = (d2 >= 0) & (d2 < distance.FAR)  # nothing but the object: no distance at all
-        return np.where(is_known, np.sqrt(np.where(is_known, d2, 0)) * self.unit_um, np.nan)
-
-    def _topology(
-        self, label: NDArray[np.uint64], euler: Sequence[Record], values: Mapping[str, Record]
-    ) -> dict[str, NDArray[Any]]:
-        regions = values["regions-merge"]
-        chi = _summed(label, euler, "chi_label", "chi")
-        filled_chi = _summed(label, euler, "filled_label", "filled_chi")
-        b0, b0_filled, b2, b2_open = (
-            _matched(label, regions["label"], regions[name]) for name in ("b0", "b0_filled", "b2", "b2_open")
-        )
-        b1_filled = b0_filled + b2_open - filled_chi
-        found: dict[str, NDArray[Any]] = {"b0": b0, "b1": b0 + b2 - chi, "b2": b2, "b1_filled": b1_filled}
-        if not self.graph:
-            return found | {"b1_graph": np.full(len(label), np.nan), "certified": np.zeros(len(label), bool)}
-        graph = values[self.graph]
-        found["b1_graph"] = _matched(label, graph["graph_label"], graph["graph_b1"])
-        is_open = _matched(label, graph["open_label"], graph["open_count"]) > 0
-        return found | {"certified": ~is_open & (found["b1_graph"] == b1_filled)}
-
-    def working_bytes(self, blocks: int) -> int:
-        return 65536 * blocks
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergeContacts:
-    """One row per pair of objects that share a voxel face."""
-
-    sums: str
-    voxel_um: tuple[float, float, float]
-
-    version: ClassVar[int] = 1
-
-    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        contacts = folded(records[self.sums], _contacts_of, surface.merge_contacts)
-        return Merged(surface.contact_columns(contacts, self.voxel_um))
-
-    def working_bytes(self, blocks: int) -> int:
-        return 65536 * blocks
-
-
-def _crossings_of(record: Record) -> surface.Crossings:
-    return surface.Crossings(record["surface_label"], record["crossings"])
-
-
-def _contacts_of(record: Record) -> surface.Contacts:
-    return surface.Contacts(record["contact_pair"], record["contact_faces"])
-
-
-def _largest_of(record: Record) -> measure.Largest:
-    return measure.Largest(record["inscribed_label"], record["inscribed_d2"])
-
-
-def _summed(label: NDArray[np.uint64], records: Sequence[Record], key: str, name: str) -> NDArray[np.int64]:
-    total = np.zeros(len(label), np.int64)
-    for record in iterate(records):
-        np.add.at(total, np.searchsorted(label, record[key]), record[name])
-    return total
-
-
-def _matched(label: NDArray[np.uint64], keys: NDArray[np.uint64], values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The value of each label, 0 where the keys lack it. `label` is sorted and holds every key that is an object."""
-    found = np.zeros(len(label), np.int64)
-    known = np.isin(keys, label)
-    found[np.searchsorted(label, keys[known])] = values[known]
-    return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
     """Tables of objects (and of branches and nodes, where there is a skeleton).
 
     intensity : "raw": the input, resampled linearly where the image is; "image": what the segmentation saw; "none"
+    image : another image on the input's grid, OME-Zarr or TIFF, which stands for the input in all that is measured:
+        "raw" is then the first of `channels`, or its only one, and `channels` are its own. Of labels and masks, which
+        have no grey values, these are the only ones
     channels : other channels of the input, by name or number, which are measured too: raw, resampled linearly where
         the image is; and how each goes with the intensity (Pearson, Manders)
     background : what Manders' fractions take for dark, in grey values: one number for all, or one for the intensity
@@ -289,6 +90,7 @@ class Measure:
     """
 
     intensity: Literal["raw", "image", "none"] = "raw"
+    image: str | None = None
     channels: tuple[str | int, ...] = ()
     background: float | tuple[float, ...] = 0.0
     regions: str | None = None
@@ -299,12 +101,18 @@ class Measure:
 
     def __post_init__(self) -> None:
         check_parameters(self, self.key)
-        if isinstance(self.background, tuple) and len(self.background) != 1 + len(self.channels):
+        if isinstance(self.background, tuple) and len(self.background) != 1 + self._others:
             raise ConfigError(
-                f"measure: background has {len(self.background)} values for the intensity and {len(self.channels)} "
-                "channels",
+                f"measure: background has {len(self.background)} values for the intensity and {self._others} channels",
                 "Give one value for all, or one for the intensity and one for each channel",
             )
+
+    @property
+    def _others(self) -> int:
+        """Channels that are measured beside the intensity."""
+        if self.image is None:
+            return len(self.channels)
+        return max(1, len(self.channels)) - (self.intensity == "raw")
 
     def drafts(self, flow: Flow) -> tuple[tuple[Draft, ...], Flow]:
         if flow.labels is None:
@@ -316,8 +124,8 @@ class Measure:
         sums = self._sums(flow)
         steps: tuple[BlockStep, ...] = (sums, Surfaces())
         steps += (self._channels(flow, sums),) if flow.channels else ()
-        steps += () if flow.euler else (Euler(),)
-        steps += (Inscribed(),) if flow.graph else ()
+        steps += () if flow.euler else (Euler(by_shortcuts=False),)
+        images = (*filter(None, (flow.measured,)), *flow.channels)
         ranges = tuple(filter(None, (range_of(channel, flow.resampling) for channel in flow.channels)))
         needs = (*filter(None, (sums.limits,)), *ranges)
         euler = flow.euler or "measure"
@@ -331,7 +139,7 @@ class Measure:
             dtype=sums.dtype,
             limits=sums.limits,
             unit_um=spacing_weights(flow.shape, flow.scale.voxel_um)[1] if flow.graph else 1.0,
-            measured={None: "none", "input": "raw"}.get(sums.intensity, "image"),
+            measured=_measured(sums.intensity, flow.measured),
             channels=flow.channels,
             resampling=flow.resampling,
             regions=regions.MERGED if flow.regions else "",
@@ -347,7 +155,7 @@ class Measure:
             known += (oriented.EXTENTS,)
         merged = tuple(dict.fromkeys(("measure", euler, "regions-merge", *graph, *known, *needs)))
         drafts: tuple[Draft, ...] = (
-            *(draft for channel in flow.channels for draft in range_drafts(channel, flow)),
+            *(draft for image in images for draft in range_drafts(image, flow)),
             Draft(name="measure", grid=flow.grid, steps=steps, needs=needs),
             *boxes,
             *parents,
@@ -367,17 +175,19 @@ class Measure:
                 "channels and regions do not lie on it",
                 "Use intensity: image or none, and no channels or regions",
             )
-        if flow.kind != "image" or self.intensity == "none":
-            return Sums(intensity=None, dtype="uint8", resampling=None, limits="")
-        if self.intensity == "image":
-            return Sums(intensity=str(flow.image), dtype=flow.image_dtype, resampling=None, limits=flow.image_range)
-        dtype = "float32" if flow.resampling else flow.input_dtype
-        return Sums(intensity="input", dtype=dtype, resampling=flow.resampling, limits=flow.input_range)
+        return measured_sums(flow, self.intensity)
 
     def _channels(self, flow: Flow, sums: Sums) -> Channels:
         given = self.background
         backgrounds = tuple(map(float, given if isinstance(given, tuple) else (given,) * (1 + len(flow.channels))))
         return Channels(measured=sums, channels=flow.channels, resampling=flow.resampling, backgrounds=backgrounds)
+
+
+def _measured(array: str | None, other: ChannelImage | None) -> str:
+    """What tables say that the intensities are of."""
+    if other is not None and array == other.array:
+        return other.name
+    return {None: "none", "input": "raw"}.get(array, "image")
 
 
 def _warnings(flow: Flow) -> tuple[str, ...]:

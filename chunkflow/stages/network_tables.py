@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
+from math import fsum
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +22,8 @@ from numpy.typing import NDArray
 
 from chunkflow.analysis import network
 from chunkflow.geometry.box import Box, Triple
-from chunkflow.stages.base import Draft, Merged, Output, Record, View, iterate, table_of
+from chunkflow.kernels.union import Shelf
+from chunkflow.stages.base import Draft, Merged, Output, Record, View, iterate, table_of, table_parts
 from chunkflow.stages.graph import PARTS, part_grid
 
 METRICS_PARTS, METRICS = "graph-metrics-parts", "graph-metrics"
@@ -36,21 +39,32 @@ TYPES: dict[str, Any] = {"int": np.int64, "float": np.float64, "bool": np.bool_}
 class MergeNetworks:
     """One row per object that the skeleton graph has nodes of."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
+    shelves: ClassVar[bool] = True
 
-    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        parts = [
-            network.network_columns(
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record], shelf: Shelf) -> Merged:
+        total = fsum(chain.from_iterable(self._shelved(records[PARTS], shelf)))
+        return Merged(table_parts(len(records[PARTS])), enumerate(self._parts(len(records[PARTS]), total, shelf)))
+
+    @staticmethod
+    def _shelved(records: Sequence[Record], shelf: Shelf) -> Iterator[list[float]]:
+        """The lengths of the objects of each part, whose rows are put down."""
+        for number, part in enumerate(iterate(records)):  # nodes count from 0 in each
+            columns = network.network_columns(
                 {name: part[f"nodes.{name}"] for name in ("object_id", "degree")},
                 {name: part[f"branches.{name}"] for name in ("object_id", "node_a", "node_b", "length_um")},
             )
-            for part in iterate(records[PARTS])  # nodes count from 0 in each
-        ]
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return Merged(columns | {"length_share": network.length_shares(columns["length_um"])})
+            shelf.put(f"networks-{number}", columns)
+            yield columns["length_um"].tolist()
+
+    @staticmethod
+    def _parts(count: int, total_um: float, shelf: Shelf) -> Iterator[Record]:
+        for number in range(count):
+            columns = shelf.take(f"networks-{number}")
+            yield {**columns, "length_share": network.length_shares(columns["length_um"], total_um)}
 
     def working_bytes(self, blocks: int) -> int:
-        return 65536 * blocks
+        return min(65536 * blocks, PART_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,14 +114,14 @@ def _column(values: Sequence[Any], kind: Any) -> NDArray[Any]:
 class MergeMetrics:
     """The rows of all parts."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
-        parts = [table_of(part, "metrics") for part in iterate(records[METRICS_PARTS])]
-        return Merged({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        parts = (table_of(part, "metrics") for part in iterate(records[METRICS_PARTS]))
+        return Merged(table_parts(len(records[METRICS_PARTS])), enumerate(parts))
 
     def working_bytes(self, blocks: int) -> int:
-        return 65536 * blocks
+        return min(65536 * blocks, PART_BYTES)
 
 
 def metrics_drafts(blocks: int) -> tuple[Draft, ...]:

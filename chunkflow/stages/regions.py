@@ -24,6 +24,7 @@ from chunkflow.errors import InputError
 from chunkflow.geometry.box import Box, Triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.kernels import parents, polygons, resample
+from chunkflow.kernels.union import Shelf
 from chunkflow.stages.base import Draft, Flow, Merged, Output, Record, RegionImage, Resampling, View, host, iterate
 from chunkflow.stages.graph import PARTS
 from chunkflow.stages.merging import folded
@@ -170,8 +171,9 @@ class ScatterPoints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeParents:
-    """The table of regions ("regions.*"), and where objects, nodes and branches belong ("objects.*" and so on, in the
-    order of their tables).
+    """The table of regions ("regions.*"), and where objects belong ("objects.*", in the order of their table).
+
+    The parts, one for each part of the graph, say it of nodes and branches ("nodes.*", "branches.*").
 
     has_graph : whether there is a graph
     names : of the regions 1, 2 ..., none where they have none
@@ -181,9 +183,10 @@ class MergeParents:
     voxel_um: tuple[float, float, float]
     names: tuple[str, ...]
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+    shelves: ClassVar[bool] = True
 
-    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record]) -> Merged:
+    def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record], shelf: Shelf) -> Merged:
         pairs = folded(records[BLOCKS], _shared_of, parents.merge_shared)
         region_id = np.unique(pairs.region[pairs.region > 0])
         of_objects = pairs.item > 0
@@ -194,10 +197,12 @@ class MergeParents:
             "objects.region_id": where.region,
             "objects.region_fraction": where.inside / where.total,
         }
+        parts = 0
         if self.has_graph:
-            columns, places = self._networks(region_id, records, int(values[POINTS]["points"][0]))
-            table, found = table | columns, found | places
-        return Merged(found | {f"regions.{name}": column for name, column in table.items()})
+            table |= self._networks(region_id, records, int(values[POINTS]["points"][0]), shelf)
+            parts = len(records[PARTS])
+        places = ((number, shelf.take(f"places-{number}")) for number in range(parts))
+        return Merged(found | {f"regions.{name}": column for name, column in table.items()}, places)
 
     def _objects(
         self, region_id: NDArray[np.uint64], pairs: parents.Shared, where: parents.Parents
@@ -229,23 +234,21 @@ class MergeParents:
         }
 
     def _networks(
-        self, region_id: NDArray[np.uint64], records: Mapping[str, Sequence[Record]], points: int
-    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-        """Columns that tell of the graph; the region of each node and branch."""
+        self, region_id: NDArray[np.uint64], records: Mapping[str, Sequence[Record]], points: int, shelf: Shelf
+    ) -> dict[str, NDArray[Any]]:
+        """Columns that tell of the graph; the region of each node and branch is put down, part by part."""
         region = np.zeros(points, np.uint64)
         for record in iterate(records[BLOCKS]):
             region[record["point"]] = record["point_region"]
         totals, first = networks.RegionNetworks(region_id), 0
-        places: dict[str, list[NDArray[np.uint64]]] = {"nodes": [], "branches": []}
-        for piece in pieces_of(records):
+        for number, piece in enumerate(pieces_of(records)):
             count = len(piece.nodes["degree"])
             node_region, point_region = np.split(region[first : first + len(piece.places_um)], [count])
             first += count + len(point_region)
             placed = self._placed(piece, node_region, point_region)
             totals.add(placed)
-            places["nodes"].append(node_region)
-            places["branches"].append(placed.branch_region)
-        return totals.columns(), {f"{table}.region_id": np.concatenate(rows) for table, rows in places.items()}
+            shelf.put(f"places-{number}", {"nodes.region_id": node_region, "branches.region_id": placed.branch_region})
+        return totals.columns()
 
     @staticmethod
     def _placed(piece: Piece, node_region: NDArray[np.uint64], point_region: NDArray[np.uint64]) -> networks.GraphPart:

@@ -34,7 +34,7 @@ def write_nodes(folder: str | Path, tables: Iterable[Mapping[str, NDArray[Any]]]
 
     Parameters
     ----------
-    tables : the columns of the table of nodes, part by part: ids count on, objects increase.
+    tables : the columns of the table of nodes, some rows at a time: ids count on, objects increase.
     """
     folder = Path(folder)
     ids, objects, points = _points(tables)
@@ -61,14 +61,18 @@ def write_nodes(folder: str | Path, tables: Iterable[Mapping[str, NDArray[Any]]]
             {"id": "kind", "type": "uint8", "enum_values": list(range(len(KINDS))), "enum_labels": list(KINDS)},
         ],
         "relationships": [
-            {"id": "object", "key": "by_object", "sharding": write_sharded(folder / "by_object", by_object, unique)}
+            {"id": "object", "key": "by_object", "sharding": _sharded(folder / "by_object", by_object, unique)}
         ],
-        "by_id": {"key": "by_id", "sharding": write_sharded(folder / "by_id", _each(ids, objects, points), ids)},
+        "by_id": {"key": "by_id", "sharding": _sharded(folder / "by_id", _each(ids, objects, points), ids)},
         "spatial": [
             {"key": "cells", "grid_shape": cells.tolist(), "chunk_size": side.tolist(), "limit": max(1, largest)}
         ],
     }
     write_atomic(folder / "info", json.dumps(info, indent=2).encode())
+
+
+def _sharded(folder: Path, records: Iterable[tuple[int, bytes]], ids: NDArray[np.uint64]) -> dict[str, Any]:
+    return write_sharded(folder, records, count=len(ids), largest=int(ids.max(initial=0)))
 
 
 def _points(

@@ -8,31 +8,41 @@ z, y, x, its first point at node_a and its last at node_b.
     SWC           one file per object, a tree: loops are cut, and the header says where; up to about 10^4 objects
     precomputed   every object in a few shard files; any number of objects
 
-One part is held at a time, with about 0.1 kB per point of its curves beside it, and one shard. Files are replaced
-whole, and their bytes depend on the tables alone, not on the parts.
+Parts are written in pieces of whole objects (`storage.graph_pieces`), with about 0.1 kB per row of a piece, and one
+shard. Of an object that is larger than a piece columns are read in slices; its SWC (`storage.swc`) holds 0.2 kB per
+branch, and none per point. Files are replaced whole, and their bytes depend on the tables alone, not on the parts.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
-from typing import IO, Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chunkflow.storage.files import atomic_path, write_atomic
+from chunkflow.storage.graph_pieces import (
+    Numbered,
+    Part,
+    Piece,
+    branch_pieces,
+    first_of,
+    grouped,
+    row_slices,
+    whole_objects,
+)
+from chunkflow.storage.record_columns import Column
 
-Columns = Mapping[str, NDArray[Any]]
+Columns = Mapping[str, Column]
+Encoded = tuple[int, bytes | Iterable[bytes]]
+"""An id and what is stored of it, whole or in pieces."""
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -42,37 +52,6 @@ SKELETONS_PER_MINISHARD = 1024
 """A viewer reads a minishard's index, 24 bytes per skeleton, before the first skeleton in it."""
 MAX_MINISHARD_BITS = 3
 _ROWS = 10_000
-_SWC_BYTES = 2**24
-"""Of the samples of one object in memory: their header comes before them and is known after them."""
-
-
-class Part(Protocol):
-    """Some objects. `curves` holds points_um (P, 3), radius_um (P,) and offsets (E + 1,)."""
-
-    @property
-    def nodes(self) -> Columns: ...
-    @property
-    def branches(self) -> Columns: ...
-    @property
-    def curves(self) -> Columns: ...
-
-
-class _Rows:
-    """A part with nodes and branches named by their row; `node` and `branch` are the ids of the first ones."""
-
-    def __init__(self, part: Part) -> None:
-        nodes, branches = part.nodes, part.branches
-        self.node, self.branch = (int(ids[0]) if len(ids) else 0 for ids in (nodes["node_id"], branches["branch_id"]))
-        self.node_um = np.stack([nodes[name] for name in ("z_um", "y_um", "x_um")], axis=1)
-        self.node_radius_um = nodes["radius_um"]
-        self.node_label, self.branch_label = nodes["object_id"], branches["object_id"]
-        self.node_a, self.node_b = branches["node_a"] - self.node, branches["node_b"] - self.node
-        self.points_um, self.radius_um, self.offsets = (part.curves[n] for n in ("points_um", "radius_um", "offsets"))
-
-    def inner(self, branch: int) -> Floats:
-        """(n, 4) z, y, x, radius of a branch's points between its nodes."""
-        between = slice(self.offsets[branch] + 1, self.offsets[branch + 1] - 1)
-        return np.column_stack((self.points_um[between], self.radius_um[between]))
 
 
 def write_graphml(path: str | Path, parts: Sequence[Part]) -> None:
@@ -98,38 +77,15 @@ def write_graphml(path: str | Path, parts: Sequence[Part]) -> None:
 
 def _graphml_keys(parts: Sequence[Part]) -> Iterator[str]:
     """The lines that declare the columns; one part is held at a time."""
-    largest = int(parts[len(parts) - 1].nodes.get("object_id", np.zeros(1)).max(initial=0))
-    first = parts[0]
+    labels, first = parts[len(parts) - 1].nodes.get("object_id", np.zeros(1)), parts[0]
+    largest = int(labels[max(0, len(labels) - 1) :].max(initial=0))
     for prefix, target, columns in (("n", "node", first.nodes), ("e", "edge", first.branches)):
         for k, (name, values) in enumerate(columns.items()):
             kind = _graphml_type(values, largest)
             yield f'  <key id="{prefix}{k}" for="{target}" attr.name="{name}" attr.type="{kind}"/>\n'
 
 
-def write_swc(folder: str | Path, parts: Iterable[Part]) -> None:
-    """Write `OBJECT_ID.swc` for every object: samples `id type x y z radius parent` in um, type 0 (undefined).
-
-    SWC holds trees. From the smallest node of each component the graph is walked breadth first; a branch that arrives
-    at a node that is there already keeps its points but stops short of that node, and the header names it. Parents
-    come before children; an object of several components has several roots (parent -1).
-    """
-    for part in parts:
-        rows = _Rows(part)
-        for label, own_nodes, own_branches in _objects(rows):
-            swc = _Swc()
-            at_node = _branches_at(own_nodes, own_branches, rows)
-            for root in own_nodes.tolist():
-                if root not in swc.number_of_node:
-                    _grow(swc, root, at_node, rows)
-            # Not synced one by one: ten thousand small files would take a minute, and a next run can write them again.
-            with atomic_path(Path(folder) / f"{label}.swc", durable=False) as made, made.open("wb") as file:
-                file.write(swc.head(label, rows))
-                swc.body.seek(0)
-                shutil.copyfileobj(swc.body, file)
-            swc.body.close()
-
-
-def write_precomputed(folder: str | Path, parts: Iterable[Part], labels: NDArray[np.uint64]) -> None:
+def write_precomputed(folder: str | Path, parts: Iterable[Part], *, objects: int, largest: int) -> None:
     """Write sharded precomputed skeletons: vertices x, y, z in nm with their radius in nm, one record per object id.
 
     A vertex is where the point is in um, so the centre of voxel i is at i * scale (+ translation), as in an OME-Zarr
@@ -138,30 +94,30 @@ def write_precomputed(folder: str | Path, parts: Iterable[Part], labels: NDArray
 
     Parameters
     ----------
-    labels : (K,) the objects of all parts, increasing.
+    objects : of all parts; largest : of their labels.
     """
     folder = Path(folder)
-    skeletons = (skeleton for part in parts for skeleton in _lines(_Rows(part)).skeletons())
+    skeletons = (skeleton for part in parts for piece in whole_objects(part) for skeleton in _skeletons(piece))
     info = {
         "@type": "neuroglancer_skeletons",
         "transform": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0],
         "vertex_attributes": [{"id": "radius", "data_type": "float32", "num_components": 1}],
-        "sharding": write_sharded(folder, skeletons, labels),
+        "sharding": write_sharded(folder, skeletons, count=objects, largest=largest),
     }
     write_atomic(folder / "info", json.dumps(info, indent=2).encode())
 
 
-def write_sharded(folder: Path, records: Iterable[tuple[int, bytes]], ids: NDArray[np.uint64]) -> dict[str, Any]:
+def write_sharded(folder: Path, records: Iterable[Encoded], *, count: int, largest: int) -> dict[str, Any]:
     """Write records, by their ids, into a few shard files; returns the specification for `info`.
 
     Parameters
     ----------
-    records : id and content, ids increasing.
-    ids : (K,) all of them.
+    records : id and content, ids increasing; content whole or one piece behind the other.
+    count : how many there are; largest : of the ids.
     """
-    bits = _shard_bits(len(ids))
+    bits = _shard_bits(count)
     minishard_bits = min(bits, MAX_MINISHARD_BITS)
-    shift = max(0, int(ids[-1]).bit_length() - bits) if len(ids) else 0
+    shift = max(0, largest.bit_length() - bits) if count else 0
     for shard, members in groupby(records, key=lambda record: record[0] >> (shift + minishard_bits)):
         name = f"{shard:x}".zfill(math.ceil((bits - minishard_bits) / 4))
         with atomic_path(folder / f"{name}.shard") as made, made.open("wb") as file:
@@ -177,7 +133,7 @@ def write_sharded(folder: Path, records: Iterable[tuple[int, bytes]], ids: NDArr
     }
 
 
-def _graphml_type(values: NDArray[Any], largest: int) -> str:
+def _graphml_type(values: Column, largest: int) -> str:
     """The type of a column whose unsigned values go up to `largest`; GraphML's longs are signed."""
     if values.dtype.kind == "u" and largest >= 2**63:
         return "string"
@@ -207,91 +163,6 @@ def _data(prefix: str, row: dict[str, str]) -> str:
     return "".join(f'<data key="{prefix}{k}">{text}</data>' for k, text in enumerate(row.values()))
 
 
-def _objects(rows: _Rows) -> Iterator[tuple[int, Ints, Ints]]:
-    """Label, nodes and branches (row numbers) of every object, by label."""
-    labels = np.unique(rows.node_label)
-    by_node, node_bounds = _grouped(rows.node_label, labels)
-    by_branch, branch_bounds = _grouped(rows.branch_label, labels)
-    for k, label in enumerate(labels.tolist()):
-        yield (
-            label,
-            by_node[node_bounds[k] : node_bounds[k + 1]],
-            by_branch[branch_bounds[k] : branch_bounds[k + 1]],
-        )
-
-
-def _grouped(values: NDArray[Any], labels: NDArray[Any]) -> tuple[Ints, Ints]:
-    """Row numbers by label, in order inside each, and where each label starts (one more than labels)."""
-    order = np.argsort(values, kind="stable")
-    starts = np.searchsorted(values[order], labels)
-    return order, np.append(starts, len(values))
-
-
-@dataclass(slots=True)
-class _Swc:
-    """The samples of one object's SWC file."""
-
-    body: IO[bytes] = field(default_factory=partial(SpooledTemporaryFile, _SWC_BYTES))
-    count: int = 0
-    cuts: list[tuple[int, int]] = field(default_factory=list)
-    """Branch, and the node that it stops short of."""
-    number_of_node: dict[int, int] = field(default_factory=dict)
-
-    def add(self, samples: Sequence[Sequence[float]], parent: int) -> int:
-        """Append samples z, y, x, radius, each the parent of the next; the number of the last, `parent` without any."""
-        lines = []
-        for z, y, x, radius in samples:
-            self.count += 1
-            lines.append(f"{self.count} 0 {x:.6f} {y:.6f} {z:.6f} {radius:.6f} {parent}\n")
-            parent = self.count
-        self.body.write("".join(lines).encode())
-        return parent
-
-    def head(self, label: int, rows: _Rows) -> bytes:
-        """What stands before the samples: what the file is, and which loops are cut."""
-        head = [
-            f"# skeleton of object {label}, written by chunkflow",
-            "# columns: id type x y z radius parent; um; type 0 is undefined",
-            f"# loops cut: {len(self.cuts)} (SWC holds trees)",
-        ]
-        cuts = [
-            f"# cut: branch {branch + rows.branch} before node {node + rows.node}" for branch, node in sorted(self.cuts)
-        ]
-        return ("\n".join([*head, *cuts]) + "\n").encode()
-
-
-def _branches_at(nodes: Ints, branches: Ints, rows: _Rows) -> dict[int, list[tuple[int, int, int]]]:
-    """For each node its branches by number, with the node at the far end and the direction to walk; loops once."""
-    at_node: dict[int, list[tuple[int, int, int]]] = {node: [] for node in nodes.tolist()}
-    for branch, a, b in zip(branches.tolist(), rows.node_a[branches], rows.node_b[branches], strict=True):
-        at_node[a].append((branch, int(b), 1))
-        if a != b:
-            at_node[b].append((branch, int(a), -1))
-    return at_node
-
-
-def _grow(swc: _Swc, root: int, at_node: dict[int, list[tuple[int, int, int]]], rows: _Rows) -> None:
-    """Add the component of `root`, breadth first."""
-
-    def sample_of(node: int) -> list[float]:
-        return [*rows.node_um[node].tolist(), float(rows.node_radius_um[node])]
-
-    swc.number_of_node[root] = swc.add([sample_of(root)], -1)
-    queue = deque([(root, branch) for branch in at_node[root]])
-    walked: set[int] = set()
-    while queue:
-        node, (branch, far, direction) = queue.popleft()
-        if branch in walked:
-            continue
-        walked.add(branch)
-        number = swc.add(rows.inner(branch)[::direction].tolist(), swc.number_of_node[node])
-        if far in swc.number_of_node:
-            swc.cuts.append((branch, far))
-            continue
-        swc.number_of_node[far] = swc.add([sample_of(far)], number)
-        queue.extend((far, onward) for onward in at_node[far])
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Lines:
     """Every object's vertices and line segments; object k has those from `[bounds[k]:bounds[k + 1]]`."""
@@ -316,7 +187,49 @@ class _Lines:
         return b"".join(part.tobytes() for part in parts)
 
 
-def _lines(rows: _Rows) -> _Lines:
+def _skeletons(piece: Piece) -> Iterator[Encoded]:
+    """Label and encoded skeleton of every object of a piece, by label."""
+    if piece.is_held:
+        yield from _lines(Numbered(piece)).skeletons()
+    else:
+        yield int(piece.nodes["object_id"][:1][0]), _encoded(piece)
+
+
+def _encoded(piece: Piece) -> Iterator[bytes]:
+    """The skeleton of one object, slice by slice, as `_Lines` has it."""
+    nodes, branches, points = (
+        len(column) for column in (piece.nodes["node_id"], piece.branches["branch_id"], piece.curves["points_um"])
+    )
+    yield np.array([nodes + points - 2 * branches, points - branches], "<u4").tobytes()
+    for rows in row_slices({name: piece.nodes[name] for name in ("x_um", "y_um", "z_um")}):
+        yield (np.stack(list(rows.values()), axis=1) * NM_PER_UM).astype("<f4").tobytes()
+    for some in branch_pieces(piece):
+        yield (some.curves["points_um"][_is_inner(some)][:, ::-1] * NM_PER_UM).astype("<f4").tobytes()
+    first_node, before = first_of(piece.nodes["node_id"]), nodes
+    for some in branch_pieces(piece):
+        is_inner, offsets = _is_inner(some), some.curves["offsets"]
+        vertex = before + np.cumsum(is_inner) - 1
+        before = int(vertex[-1]) + 1
+        vertex[offsets[:-1]], vertex[offsets[1:] - 1] = (some.branches[n] - first_node for n in ("node_a", "node_b"))
+        start = np.ones(len(vertex), np.bool_)
+        start[offsets[1:] - 1] = False
+        index = np.flatnonzero(start)
+        yield np.stack((vertex[index], vertex[index + 1]), axis=1).astype("<u4").tobytes()
+    for rows in row_slices({"radius_um": piece.nodes["radius_um"]}):
+        yield (rows["radius_um"] * NM_PER_UM).astype("<f4").tobytes()
+    for some in branch_pieces(piece):
+        yield (some.curves["radius_um"][_is_inner(some)] * NM_PER_UM).astype("<f4").tobytes()
+
+
+def _is_inner(piece: Piece) -> NDArray[np.bool_]:
+    """Which points of its curves are no nodes."""
+    offsets = piece.curves["offsets"]
+    inner = np.ones(len(piece.curves["points_um"]), np.bool_)
+    inner[offsets[:-1]] = inner[offsets[1:] - 1] = False
+    return inner
+
+
+def _lines(rows: Numbered) -> _Lines:
     """Nodes and the inner points of branches as vertices, nodes first in each object, consecutive ones joined."""
     offsets = rows.offsets
     first, last = offsets[:-1], offsets[1:] - 1
@@ -325,7 +238,7 @@ def _lines(rows: _Rows) -> _Lines:
     vertex = np.where(inner, len(rows.node_um) + np.cumsum(inner) - 1, 0)
     vertex[first], vertex[last] = rows.node_a, rows.node_b
     labels = np.unique(rows.node_label)
-    order, vertex_bounds = _grouped(np.concatenate((rows.node_label, _label_of_point(rows)[inner])), labels)
+    order, vertex_bounds = grouped(np.concatenate((rows.node_label, _label_of_point(rows)[inner])), labels)
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(len(order)) - np.repeat(vertex_bounds[:-1], np.diff(vertex_bounds))
     start, pair_bounds = _segments(rows, labels)
@@ -344,16 +257,16 @@ def _lines(rows: _Rows) -> _Lines:
     )
 
 
-def _segments(rows: _Rows, labels: NDArray[Any]) -> tuple[Ints, Ints]:
+def _segments(rows: Numbered, labels: NDArray[Any]) -> tuple[Ints, Ints]:
     """The points that another follows on their branch, by label, and where each label starts (one more than labels)."""
     goes_on = np.ones(len(rows.points_um), np.bool_)
     goes_on[rows.offsets[1:] - 1] = False
     start = np.flatnonzero(goes_on)
-    by_label, bounds = _grouped(_label_of_point(rows)[start], labels)
+    by_label, bounds = grouped(_label_of_point(rows)[start], labels)
     return start[by_label], bounds
 
 
-def _label_of_point(rows: _Rows) -> NDArray[Any]:
+def _label_of_point(rows: Numbered) -> NDArray[Any]:
     return np.repeat(rows.branch_label, np.diff(rows.offsets))
 
 
@@ -366,7 +279,7 @@ def _shard_bits(count: int) -> int:
     return max(0, math.ceil(math.log2(max(1, count) / SKELETONS_PER_MINISHARD)))
 
 
-def _write_shard(file: BinaryIO, skeletons: Iterable[tuple[int, bytes]], shift: int, minishard_bits: int) -> None:
+def _write_shard(file: BinaryIO, skeletons: Iterable[Encoded], shift: int, minishard_bits: int) -> None:
     """Shard index, then each minishard's skeletons by id and its index; offsets count from behind the shard index."""
     shard_index = np.zeros((1 << minishard_bits, 2), "<u8")
     file.write(shard_index.tobytes())
@@ -376,7 +289,7 @@ def _write_shard(file: BinaryIO, skeletons: Iterable[tuple[int, bytes]], shift: 
         ids, sizes = [], []
         for label, content in members:
             ids.append(label)
-            sizes.append(_write(file, content))
+            sizes.append(sum(_write(file, piece) for piece in ([content] if isinstance(content, bytes) else content)))
         at += sum(sizes)
         index = _minishard_index(ids, start, sizes)
         shard_index[slot & ((1 << minishard_bits) - 1)] = at, at + len(index)

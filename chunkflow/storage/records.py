@@ -31,7 +31,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 def write_record(path: Place, arrays: Arrays) -> int:
     """Write a record and return the size of its file in bytes. Equal arrays at equal names give equal files."""
-    header: dict[str, Any] = {PLACE: _place(path)}
+    header: dict[str, Any] = {PLACE: place_name(path)}
     body, offset = [], 0
     for name, value in arrays.items():
         array = np.ascontiguousarray(value)
@@ -59,14 +59,14 @@ def read_record(path: Place) -> dict[str, NDArray[Any]]:
         length = int.from_bytes(plain[:8], "little")
         header = json.loads(plain[8 : 8 + length])
         place = header.pop(PLACE)
-        if place != _place(path):
+        if place != place_name(path):
             raise ValueError(f"it was written as {place}")
         return {name: _array(plain, 8 + length + offset, *kind) for name, (*kind, offset) in header.items()}
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, MemoryError) as error:
         raise IntegrityError(f"the record {path} cannot be read ({error})", "Run the command again") from error
 
 
-def _place(path: Place) -> str:
+def place_name(path: Place) -> str:
     """The end of a path: pass, thousand and number of a unit. What is above may be moved."""
     return "/".join(path.parts[-3:])
 

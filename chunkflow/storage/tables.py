@@ -10,6 +10,8 @@ A column says its unit at the end of its name (`_um`, `_um2`, `_um3`, `_vox`), a
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,11 @@ from chunkflow.storage.stores import Place, place_of
 UNITS = {"um": "um", "um2": "um^2", "um3": "um^3", "vox": "voxel"}
 """By the last word of a column's name."""
 
-GROUP_ROWS = 2**17
-"""Rows of a group in Parquet, however a table comes in parts."""
+GROUP_ROWS = 2**15
+"""Rows of a group in Parquet, however a table comes in parts: 20 MiB of a table of objects, and as much to encode."""
+
+BATCH_ROWS = 2**15
+"""Rows that are read together by what looks at all of them."""
 
 CSV_ROWS = 10**6
 """From this many rows on no CSV is written: spreadsheets end there."""
@@ -110,6 +115,44 @@ def read_table(folder: str | Place, name: str) -> pd.DataFrame:
     """
     with local_copy(_existing(folder, name)) as path:
         return pd.read_parquet(path)
+
+
+class StoredTable:
+    """A table that was written, of which some rows and columns are in memory at a time.
+
+    Raises
+    ------
+    InputNotFoundError : if it is not there.
+    """
+
+    def __init__(self, folder: str | Place, name: str) -> None:
+        self._path = _existing(folder, name)
+        with self._opened() as file:
+            self._rows, self.columns = file.metadata.num_rows, tuple(file.schema_arrow.names)
+
+    def __len__(self) -> int:
+        return int(self._rows)
+
+    def head(self, count: int) -> pd.DataFrame:
+        """The first rows."""
+        with self._opened() as file:
+            batches = list(islice(file.iter_batches(max(1, count)), 1))
+            rows: pd.DataFrame = pa.Table.from_batches(batches, file.schema_arrow).to_pandas()
+        return rows
+
+    def batches(self, *columns: str) -> Iterator[pd.DataFrame]:
+        """Some columns, `BATCH_ROWS` rows at a time; at least once, which may be empty."""
+        with self._opened() as file:
+            schema = pa.schema([file.schema_arrow.field(name) for name in columns])
+            if not len(self):
+                yield schema.empty_table().to_pandas()
+            for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
+                yield batch.to_pandas()
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        with local_copy(self._path) as path, pa.parquet.ParquetFile(path) as file:
+            yield file
 
 
 def read_rows(

@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "examples" / "README.md"])
 OTHERS = (
     "pip", "python", "python3", "make", "docker", "apptainer", "conda", "ssh", "helm", "kubectl", "sbatch", "export",
-    "git", "apt-get", ".venv/bin/pip", "chunkflow-env/bin/pip", "cd",
+    "git", "apt-get", ".venv/bin/pip", "chunkflow-env/bin/pip", "cd", "torchrun",
 )  # fmt: skip
 """What a block may call besides chunkflow; such lines are shown to people, and never run."""
 SHELL = ("bash", "sh", "console", "indented", "")

@@ -19,6 +19,8 @@ from chunkflow.errors import InputNotFoundError
 from chunkflow.report.pictures import Cut
 from chunkflow.report.report import write_report
 from chunkflow.run.result import Result
+from chunkflow.storage.graph_pieces import pieces_of_curves
+from chunkflow.storage.tables import write_table
 from chunkflow.view.browser import FLAGS, find_browser
 
 OBJECTS, BRANCHES, NODES = 100_000, 150_000, 200_000
@@ -38,14 +40,15 @@ class Curves:
         start = rng.uniform(0, 1, (len(branches), 1, 3)) * (3.5, 4.0, 6.0)
         points = start + np.linspace(0, 0.3, 12)[None, :, None] * rng.normal(size=(len(branches), 1, 3))
         self.curves = {"points_um": points.reshape(-1, 3), "offsets": np.arange(len(branches) + 1) * 12}
-        self.branches = {name: branches[name].to_numpy() for name in branches}
+        self.branches = {str(name): branches[name].to_numpy() for name in branches}
+        self.nodes: dict[str, Any] = {}
 
 
 @pytest.fixture(scope="module")
 def page(rings_result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a result whose tables and graph are as large as those of 10^5 objects."""
     folder = tmp_path_factory.mktemp("large")
-    shutil.copytree(rings_result.path, folder / "out")
+    shutil.copytree(str(rings_result.path), folder / "out")
     result, rng = Result(folder / "out"), np.random.default_rng(0)
     volume = rng.lognormal(0, 2, OBJECTS)
     objects = like(rings_result.objects, OBJECTS, object_id=np.arange(1, OBJECTS + 1), volume_um3=volume)
@@ -60,7 +63,9 @@ def page(rings_result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path
         radius_mean_um=radius,
     )
     nodes = like(rings_result.nodes, NODES, degree=rng.choice([1, 3, 4, 5], NODES, p=[0.5, 0.4, 0.08, 0.02]))
-    result.__dict__.update(objects=objects, branches=branches, nodes=nodes, graph_parts=[Curves(branches, rng)])
+    for name, table in (("objects", objects), ("branches", branches), ("nodes", nodes)):
+        write_table(folder / "out/tables", name, {str(key): column.to_numpy() for key, column in table.items()})
+    drawn = Curves(branches, rng)
 
     def crowded(cut: Cut, levels: Any) -> Any:
         """Noise, or objects of 12 pixels across that fill the picture: what PNG can do least about."""
@@ -71,6 +76,7 @@ def page(rings_result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chunkflow.report.pictures.sampled", crowded)
+        patch.setattr(Result, "graph_pieces", lambda self: pieces_of_curves([drawn]))
         path = write_report(result)
     assert isinstance(path, Path)
     return path

@@ -26,6 +26,7 @@ from chunkflow.run.journal import Journal
 from chunkflow.run.result import Result, open_result
 from chunkflow.storage.layout import layout_for_core
 from chunkflow.storage.omezarr_write import write_image_group
+from chunkflow.storage.tables import write_table
 from chunkflow.storage.volume import create_array
 
 VOXEL_UM = (0.3, 0.1, 0.1)
@@ -221,6 +222,8 @@ def test_an_object_that_fails_its_check_is_named(result: Result, tmp_path: Path)
     other = Result(tmp_path / "out")
     objects = other.objects
     objects.loc[1, ["b1_graph", "certified"]] = [5, False]
+    columns = {str(name): column.to_numpy() for name, column in objects.items()}
+    write_table(tmp_path / "out/tables", "objects", columns | {"certified": columns["certified"].astype(bool)})
     page = read(other)
     assert "2 of 3 objects passed the check of skeletons" in page.text and "2 of 3" in expert_part(page)
     assert "in 1 it has not: object 2." in page.text and "Do not rely on the skeleton of object 2." in page.text

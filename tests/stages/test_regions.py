@@ -261,7 +261,7 @@ def test_regions_that_do_not_fit_are_refused_before_anything_is_written(tmp_path
     refused(tmp_path, tmp_path / "coarse.ome.zarr", r"voxels of \(0.6, 0.2, 0.2\) um, the input of \(0.3, 0.1, 0.1\)")
     tifffile.imwrite(tmp_path / "flat.tif", cells()[0])
     refused(tmp_path, tmp_path / "flat.tif", r"shape \(1, 33, 29\), the input")
-    refused(tmp_path, tmp_path / "none.zarr", "do not exist", InputNotFoundError)
+    refused(tmp_path, tmp_path / "none.zarr", "no such file or folder", InputNotFoundError)
     (tmp_path / "cells.csv").write_text("1")
     refused(tmp_path, tmp_path / "cells.csv", "no format that can be read.*RoiSet.zip")
 

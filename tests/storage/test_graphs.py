@@ -21,7 +21,8 @@ from chunkflow.kernels.branches import branch_columns, node_columns, polylines
 from chunkflow.kernels.graph import assemble, loops_per_object
 from chunkflow.kernels.pruning import prune
 from chunkflow.storage import graphs
-from chunkflow.storage.graphs import write_graphml, write_precomputed, write_swc
+from chunkflow.storage.graphs import write_graphml, write_precomputed
+from chunkflow.storage.swc import write_swc
 
 Columns = dict[str, NDArray[Any]]
 Curves = dict[str, NDArray[Any]]
@@ -184,7 +185,7 @@ def test_writers_hold_a_tenth_of_a_kilobyte_per_point_beside_the_part(tmp_path: 
     writers: dict[str, Callable[[], None]] = {
         "graphml": lambda: write_graphml(tmp_path / "g.graphml", [part]),
         "swc": lambda: write_swc(tmp_path / "swc", [part]),
-        "precomputed": lambda: write_precomputed(tmp_path / "precomputed", [part], np.ones(1, np.uint64)),
+        "precomputed": lambda: write_precomputed(tmp_path / "precomputed", [part], objects=1, largest=1),
     }
     for name, write in writers.items():
         tracemalloc.start()
@@ -280,7 +281,7 @@ def segments(points: NDArray[Any], pairs: NDArray[Any]) -> set[frozenset[tuple[f
 
 def test_precomputed_skeletons_have_every_vertex_in_nm_and_every_segment(tmp_path: Path) -> None:
     given = curves()
-    write_precomputed(tmp_path, parts(3, 5), LABELS)
+    write_precomputed(tmp_path, parts(3, 5), objects=3, largest=2**40)
     info = json.loads((tmp_path / "info").read_text())
     assert info["@type"] == "neuroglancer_skeletons"
     assert info["transform"] == [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
@@ -316,7 +317,9 @@ def test_twenty_thousand_skeletons_are_each_found_in_their_shard_and_no_other_id
     branches["object_id"] = np.zeros(0, np.uint64)
     empty = {"points_um": np.zeros((0, 3)), "radius_um": np.zeros(0), "offsets": np.zeros(1, int)}
     halves = ({name: column[half] for name, column in nodes.items()} for half in (slice(7001), slice(7001, None)))
-    write_precomputed(tmp_path, [Part(half, branches, empty) for half in halves], ids)
+    write_precomputed(
+        tmp_path, [Part(half, branches, empty) for half in halves], objects=len(ids), largest=int(ids[-1])
+    )
     sharding = json.loads((tmp_path / "info").read_text())["sharding"]
     assert (sharding["minishard_bits"], sharding["shard_bits"]) == (3, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.shard", "1.shard", "2.shard", "3.shard", "info"]
@@ -339,7 +342,9 @@ def test_files_of_a_noisy_graph_keep_or_name_every_loop(tmp_path: Path) -> None:
     lines = polylines(graph, spacing_um=(1.0, 1.0, 1.0), unit_um=1.0)
     drawn = {"points_um": lines.points_um, "radius_um": lines.radius_um, "offsets": lines.offsets}
     write_swc(tmp_path / "swc", [Part(nodes, branches, drawn)])
-    write_precomputed(tmp_path / "precomputed", [Part(nodes, branches, drawn)], np.unique(nodes["object_id"]))
+    known = np.unique(nodes["object_id"])
+    part = Part(nodes, branches, drawn)
+    write_precomputed(tmp_path / "precomputed", [part], objects=len(known), largest=int(known[-1]))
     for label, b0, b1 in zip(*loops_per_object(graph), strict=True):
         comments, rows = read_swc(tmp_path / "swc" / f"{label}.swc")
         assert f"# loops cut: {b1} (SWC holds trees)" in comments
@@ -356,7 +361,7 @@ def test_parts_change_no_byte_and_no_partial_file_is_left(tmp_path: Path) -> Non
     for folder, given in (("a", parts()), ("b", parts(3, 5))):
         write_graphml(tmp_path / folder / "skeleton.graphml", given)
         write_swc(tmp_path / folder / "swc", given)
-        write_precomputed(tmp_path / folder / "precomputed", given, LABELS)
+        write_precomputed(tmp_path / folder / "precomputed", given, objects=3, largest=2**40)
     files = {
         path.relative_to(tmp_path / "a"): path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()
     }
