@@ -1,1 +1,1 @@
-"""From stages to passes on grids: names, alignment, halo, memory, fingerprints. Reads no voxel."""
+"""From stages to passes on grids: names, alignment, halo, memory, fingerprints. Reads no voxel, but a few of a mask."""

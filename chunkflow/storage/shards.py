@@ -21,7 +21,7 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import google_crc32c
 import numpy as np
@@ -171,20 +171,16 @@ class Shards:
 
     def _read_file(self, file: _File, name: str, position: Triple, inside: Box, box: Box, out: NDArray[Any]) -> None:
         start = triple(tuple(p * n for p, n in zip(position, self.shard, strict=True)))
-        places = list(_meeting(inside.relative_to(start), self.chunk))
-        wanted = self._chunks(file, name, [place for place, _ in places])
+        part = inside.relative_to(start)
+        origin = [b - s for b, s in zip(box.start, start, strict=True)]
+        z, y, x = (_cuts(*along) for along in zip(part.start, part.stop, self.chunk, origin, strict=True))
+        places = list(product(z, y, x))
+        wanted = self._chunks(file, name, [(a.chunk, b.chunk, c.chunk) for a, b, c in places])
         fill = self.encoded_fill()
-        for (place, part), content in zip(places, wanted, strict=True):
+        for (a, b, c), content in zip(places, wanted, strict=True):
             if content is None or content[0] == fill:
                 continue
-            chunk = self._chunk(*content, name)
-            first = triple(tuple(p * n for p, n in zip(place, self.chunk, strict=True)))
-            here = part.relative_to(first)
-            there = Box(
-                triple(tuple(a + s for a, s in zip(part.start, start, strict=True))),
-                triple(tuple(b + s for b, s in zip(part.stop, start, strict=True))),
-            ).relative_to(box.start)
-            out[there.slices] = chunk[here.slices]
+            out[a.there, b.there, c.there] = self._chunk(*content, name)[a.here, b.here, c.here]
 
     def _chunks(self, file: _File, name: str, places: Sequence[Triple]) -> list[tuple[bytes, int] | None]:
         """Bytes of chunks, and how many they should be; None for those that are absent."""
@@ -193,7 +189,9 @@ class Shards:
             return [(content, len(content))]
         counts = triple(tuple(s // c for s, c in zip(self.shard, self.chunk, strict=True)))
         index, length = self._index(file, name, prod(counts))
-        asked = [(int(index[i, 0]), int(index[i, 1])) for i in (int(np.ravel_multi_index(p, counts)) for p in places)]
+        _, rows, columns = counts
+        entries = index.tolist()
+        asked = [tuple(entries[(z * rows + y) * columns + x]) for z, y, x in places]
         inside = [part for part in asked if part[0] + part[1] <= length]
         try:
             read = dict(zip(inside, file.parts(inside), strict=True))
@@ -277,6 +275,24 @@ def _is_chain(codecs: Sequence[Mapping[str, Any]], last: str) -> bool:
     if [codec["name"] for codec in codecs] != ["bytes", last]:
         return False
     return codecs[0].get("configuration", {}).get("endian", "little") in (None, "little")
+
+
+class _Cut(NamedTuple):
+    """What a chunk has of a box along one axis: its position, where that goes, and where it is in the chunk."""
+
+    chunk: int
+    there: slice
+    here: slice
+
+
+def _cuts(start: int, stop: int, unit: int, origin: int) -> list[_Cut]:
+    """The chunks of `unit` voxels that an interval meets; it goes to an array that begins at `origin`."""
+    found = []
+    for chunk in range(start // unit, -(-stop // unit)):
+        first = chunk * unit
+        low, high = max(start, first), min(stop, first + unit)
+        found.append(_Cut(chunk, slice(low - origin, high - origin), slice(low - first, high - first)))
+    return found
 
 
 def _meeting(box: Box, unit: Triple) -> Iterator[tuple[Triple, Box]]:
