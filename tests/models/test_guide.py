@@ -27,7 +27,7 @@ def test_headers_and_pipelines_of_the_guide_are_read() -> None:
             read.append(usage_of(content["usage"]).activation)
         else:
             read.append(Stated.from_dict(content).usage.activation)
-    assert read == ["Resample", "softmax", "none", "Predict", "Predict"]
+    assert read == ["Resample", "Predict", "softmax", "none", "Predict", "Predict"]
 
 
 def test_the_guide_names_every_form() -> None:
