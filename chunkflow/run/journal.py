@@ -155,7 +155,7 @@ class Journal:
         content = {"event": event, **facts}
         text = json.dumps(content, separators=(",", ":"))
         with disk_full_reported(self.path):
-            self._write(journal_line(text))
+            self._write(journal_line(text), is_last=event == "end")
         self._apply(content)
         self._unsynced += 1
         lines, seconds = SYNC if self._segments is None else SYNC_SEGMENTS
@@ -177,15 +177,16 @@ class Journal:
         self._unsynced = 0
         self._synced_at = monotonic()
 
-    def _write(self, line: bytes) -> None:
-        """The whole line or nothing of it; on a full disk with the space that was kept for that."""
+    def _write(self, line: bytes, *, is_last: bool) -> None:
+        """The whole line or nothing of it; on a full disk the last of a run takes the space that was kept for it, which
+        blocks that are still being written would take from any other."""
         if self._segments is not None:
             self._segments.add(line)
             return
         try:
             self._write_line(line)
         except OSError:
-            if not self._reserve.exists():
+            if not (is_last and self._reserve.exists()):
                 raise
             self._reserve.unlink()
             self._write_line(line)

@@ -287,6 +287,7 @@ class _Verifier:
                 least=label.smallest(self.plan.scale.voxel_um),
                 clear_border=label.clear_border,
                 keeps_ids=kind == "labels",
+                fills=largest_hole != 0,
             )
         found.voxels["labels"] = found.voxels.get("labels", 0) + window.size
         found.add(differences)

@@ -68,6 +68,7 @@ def check_partition(
     least: int,
     clear_border: bool,
     keeps_ids: bool,
+    fills: bool = False,
 ) -> list[Difference]:
     """Whether labels are the components of a foreground, as far as a window shows.
 
@@ -77,6 +78,7 @@ def check_partition(
     shape : of the volume.
     least, clear_border : the filters: only what they take may be missing.
     keeps_ids : ids must be the foreground's values.
+    fills : what the filters take may lie in a hole, and have the id of the object around it (`check_background`).
     """
     found: list[Difference] = []
     pieces, table = label_block(foreground.astype(bool) if not keeps_ids else foreground, connectivity)
@@ -88,7 +90,7 @@ def check_partition(
     if unlike.any():
         found.append(_said("labels", unlike, window, "voxels with another id than their object"))
     if keeps_ids:
-        renamed = (expected[1:] != 0) & (expected[1:] != table.value)
+        renamed = (expected[1:] != 0) & (expected[1:] != table.value) & (not fills)
         wrong = np.concatenate(([False], renamed))[pieces]
         if wrong.any():
             found.append(_said("labels", wrong, window, "voxels with another id than in the input"))
@@ -97,7 +99,7 @@ def check_partition(
     filtered = (table.size < least) | (border if clear_border else False)
     for flags, text in (
         ((expected[1:] == 0) & ~cut & ~filtered, "voxels of objects without an id"),
-        ((expected[1:] != 0) & ~cut & filtered, "voxels of objects that the filters take, with an id"),
+        ((expected[1:] != 0) & ~cut & filtered & (not fills), "voxels of objects that the filters take, with an id"),
     ):
         wrong = np.concatenate(([False], flags))[pieces]
         if wrong.any():

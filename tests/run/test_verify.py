@@ -211,6 +211,8 @@ def hollow_boxes(kind: str) -> np.ndarray:
 
 
 HOLES: dict[str, tuple[cf.Label | cf.Instances, str]] = {
+    "mask, without specks": (cf.Label(fill_holes=True, min_voxels=10), "mask"),
+    "labels, without specks": (cf.Label(fill_holes=True, min_voxels=10), "labels"),
     "mask": (cf.Label(fill_holes=True), "mask"),
     "labels": (cf.Label(fill_holes=True, max_hole_um3=0.1), "labels"),
     "instances": (cf.Instances(fill_holes=True, min_seed_distance_um=100.0), "mask"),

@@ -90,7 +90,7 @@ def _readers_of_lost_files_stay() -> None:
 def _records_have_no_name() -> None:
     from chunkflow.storage import records
 
-    loose(records)._place = lambda path: ""
+    loose(records).place_name = lambda path: ""
 
 
 def _border_files_are_merged() -> None:
