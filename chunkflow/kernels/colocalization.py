@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from chunkflow.kernels.components import dense_labels
+from chunkflow.kernels.components import ranked_runs
 from chunkflow.kernels.limbs import (
     LIMB,
     LIMB_MASK,
@@ -34,6 +34,7 @@ from chunkflow.kernels.limbs import (
     intensity_sums,
 )
 from chunkflow.kernels.measure import ObjectSums, intensity_columns
+from chunkflow.kernels.runs import painted
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +81,13 @@ def channel_sums(
     -------
     ChannelSums, carried; exact.
     """
-    dense, present = dense_labels(labels)
+    cut, rank, present = ranked_runs(labels)
     rows = len(present) + 1
-    total, squares, limits = intensity_sums(dense, rows, channel, powers[1])
+    total, squares, limits = intensity_sums(cut, rank, rows, channel, powers[1])
     products = np.zeros((rows, SQUARE_LIMBS), np.int64)
     insides = np.zeros((2, rows, SUM_LIMBS), np.int64)
     if measured is not None:
+        dense = painted(cut, rank)
         p, q = as_integers(measured, powers[0]), as_integers(channel, powers[1])
         _add_products(dense, p, q, products)
         _add_where(dense, p, channel > backgrounds[1], insides[0])

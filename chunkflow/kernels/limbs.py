@@ -17,6 +17,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import DTypeLike, NDArray
 
+from chunkflow.kernels.runs import Runs, end_of_run
+
 LIMB = 32
 LIMB_MASK = (1 << LIMB) - 1
 SUM_LIMBS, SQUARE_LIMBS = 3, 5  # 127 and 191 bits: what the q and q^2 of 2^63 voxels can add up to
@@ -37,18 +39,29 @@ def intensity_power(maximum: float, dtype: DTypeLike) -> int:
 
 
 def intensity_sums(
-    dense: NDArray[np.uint32], rows: int, intensity: NDArray[Any] | None, scale_power: int
+    runs: Runs, rank: NDArray[np.uint32], rows: int, intensity: NDArray[Any] | None, scale_power: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Limbs of the sums of q and q^2 by rank, not carried, and (rows, 2) smallest and largest intensity."""
+    """Limbs of the sums of q and q^2 by rank, not carried, and (rows, 2) smallest and largest intensity.
+
+    Parameters
+    ----------
+    runs, rank : the labels, as `components.ranked_runs` gives them; rank 0 is left out.
+    rows : one more than the largest rank.
+    intensity : (Z, Y, X) bool, integer or float, finite; None: sums of 0 and limits NaN.
+    """
     sums, squares = np.zeros((rows, SUM_LIMBS), np.int64), np.zeros((rows, SQUARE_LIMBS), np.int64)
     limits = np.full((rows, 2), np.nan)
     if intensity is None:
         return sums, squares, limits
     limits[:] = np.inf, -np.inf
-    intensity = _computable(intensity)
-    is_float = np.issubdtype(intensity.dtype, np.floating)
-    _add_intensities(dense, _fixed_point(intensity, 2.0**scale_power) if is_float else intensity, sums, squares)
-    _add_limits(dense, intensity, limits)
+    values = np.ascontiguousarray(_computable(intensity)).ravel()
+    given = runs.row, runs.start, runs.shape[2], rank
+    if np.issubdtype(values.dtype, np.integer) and values.dtype.itemsize <= 2:
+        _add_narrow(*given, values, sums, squares, limits)
+        return sums, squares, limits
+    is_float = np.issubdtype(values.dtype, np.floating)
+    _add_wide(*given, _fixed_point(values, 2.0**scale_power) if is_float else values, sums, squares)
+    _add_limits(*given, values, limits)
     return sums, squares, limits
 
 
@@ -94,19 +107,53 @@ def _fixed_point(values: NDArray[np.floating], scale: float) -> NDArray[np.int64
 
 
 @njit(cache=True, nogil=True)
-def _add_intensities(
-    dense: NDArray[np.uint32], values: NDArray[np.integer], sums: NDArray[np.int64], squares: NDArray[np.int64]
+def _add_narrow(
+    row: NDArray[np.int64],
+    start: NDArray[np.int32],
+    width: int,
+    rank: NDArray[np.uint32],
+    values: NDArray[np.integer],
+    sums: NDArray[np.int64],
+    squares: NDArray[np.int64],
+    limits: NDArray[np.float64],
 ) -> None:
-    """Add q and q^2 to the limbs, without carrying: each voxel adds less than 2^34 to a limb."""
+    """Both others for |q| <= 2^16, where each voxel adds at most 2^32 to the first limb and the others stay 0."""
+    for r in range(row.size - 1):
+        for i in range(row[r], row[r + 1]):
+            label = rank[i]
+            if label == 0:
+                continue
+            total, of_squares = np.int64(0), np.int64(0)
+            lowest = highest = values[r * width + start[i]]
+            for value in values[r * width + start[i] : r * width + end_of_run(start, i, row[r + 1], width)]:
+                total += np.int64(value)
+                of_squares += np.int64(value) * np.int64(value)
+                lowest = min(lowest, value)
+                highest = max(highest, value)
+            sums[label, 0] += total
+            squares[label, 0] += of_squares
+            limits[label, 0] = min(limits[label, 0], np.float64(lowest))
+            limits[label, 1] = max(limits[label, 1], np.float64(highest))
+
+
+@njit(cache=True, nogil=True)
+def _add_wide(
+    row: NDArray[np.int64],
+    start: NDArray[np.int32],
+    width: int,
+    rank: NDArray[np.uint32],
+    values: NDArray[np.integer],
+    sums: NDArray[np.int64],
+    squares: NDArray[np.int64],
+) -> None:
+    """Add q and q^2 of every run to the limbs, without carrying: each voxel adds less than 2^34 to a limb."""
     mask, shift = np.uint64(LIMB_MASK), np.uint64(LIMB)
-    depth, height, width = dense.shape
-    for z in range(depth):
-        for y in range(height):
-            for x in range(width):
-                label = dense[z, y, x]
-                if label == 0:
-                    continue
-                value = values[z, y, x]
+    for r in range(row.size - 1):
+        for i in range(row[r], row[r + 1]):
+            label = rank[i]
+            if label == 0:
+                continue
+            for value in values[r * width + start[i] : r * width + end_of_run(start, i, row[r + 1], width)]:
                 sign = -1 if value < 0 else 1
                 magnitude = np.uint64(-np.int64(value)) if value < 0 else np.uint64(value)
                 low, high = magnitude & mask, magnitude >> shift
@@ -123,12 +170,22 @@ def _add_intensities(
 
 
 @njit(cache=True, nogil=True)
-def _add_limits(dense: NDArray[np.uint32], values: NDArray[Any], limits: NDArray[np.float64]) -> None:
-    depth, height, width = dense.shape
-    for z in range(depth):
-        for y in range(height):
-            for x in range(width):
-                label = dense[z, y, x]
-                if label != 0:
-                    limits[label, 0] = min(limits[label, 0], np.float64(values[z, y, x]))
-                    limits[label, 1] = max(limits[label, 1], np.float64(values[z, y, x]))
+def _add_limits(
+    row: NDArray[np.int64],
+    start: NDArray[np.int32],
+    width: int,
+    rank: NDArray[np.uint32],
+    values: NDArray[Any],
+    limits: NDArray[np.float64],
+) -> None:
+    for r in range(row.size - 1):
+        for i in range(row[r], row[r + 1]):
+            label = rank[i]
+            if label == 0:
+                continue
+            lowest = highest = values[r * width + start[i]]
+            for value in values[r * width + start[i] : r * width + end_of_run(start, i, row[r + 1], width)]:
+                lowest = min(lowest, value)
+                highest = max(highest, value)
+            limits[label, 0] = min(limits[label, 0], np.float64(lowest))
+            limits[label, 1] = max(limits[label, 1], np.float64(highest))

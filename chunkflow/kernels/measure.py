@@ -17,9 +17,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from chunkflow.kernels.components import dense_labels
+from chunkflow.kernels.components import dense_labels, ranked_runs
 from chunkflow.kernels.limbs import LIMB, LIMB_MASK, carry, integers, intensity_sums
-from chunkflow.kernels.runs import stop_of_run
+from chunkflow.kernels.runs import end_of_run
 
 Triple = tuple[int, int, int]
 
@@ -87,15 +87,15 @@ def object_sums(
     -------
     ObjectSums in coordinates of the volume, carried; exact.
     """
-    dense, present = dense_labels(labels)
+    cut, rank, present = ranked_runs(labels)
     rows = len(present) + 1
     extent = np.empty((rows, 3, 2), np.int64)
     extent[:, :, 0], extent[:, :, 1] = np.iinfo(np.int64).max, -1
     count, moment, second = np.zeros(rows, np.int64), np.zeros((rows, 3), np.int64), np.zeros((rows, 6), np.int64)
-    _add_positions(dense, count, moment, second, extent)
+    _add_positions(cut.row, cut.start, rank, cut.shape, count, moment, second, extent)
     start = np.asarray(core_start, dtype=np.int64)
     shifted = moment + count[:, None] * start  # below 2^29 voxels times 2^31
-    sums, squares, limits = intensity_sums(dense, rows, intensity, scale_power)
+    sums, squares, limits = intensity_sums(cut, rank, rows, intensity, scale_power)
     return ObjectSums(
         label=present,
         count=count[1:],
@@ -306,35 +306,39 @@ def _touches_border(totals: ObjectSums, volume_shape: Triple) -> NDArray[np.bool
 
 @njit(cache=True, nogil=True)
 def _add_positions(
-    dense: NDArray[np.uint32],
+    row: NDArray[np.int64],
+    start: NDArray[np.int32],
+    rank: NDArray[np.uint32],
+    shape: Triple,
     count: NDArray[np.int64],
     moment: NDArray[np.int64],
     second: NDArray[np.int64],
     extent: NDArray[np.int64],
 ) -> None:
-    """Add run after run of equal labels; `extent` is (K, 3, 2), the smallest and largest z, y, x."""
-    depth, height, width = dense.shape
+    """Add run after run (`kernels.runs`); `extent` is (K, 3, 2), the smallest and largest z, y, x."""
+    depth, height, width = shape
     for z in range(depth):
         for y in range(height):
-            x = 0
-            while x < width:
-                begin, label = x, dense[z, y, x]
-                x = stop_of_run(dense[z, y], begin)
+            r = z * height + y
+            for i in range(row[r], row[r + 1]):
+                label = rank[i]
                 if label == 0:
                     continue
-                length = x - begin
+                stop = end_of_run(start, i, row[r + 1], width)
+                length = stop - start[i]
+                begin = stop - length  # of 64 bits, as products of it need
                 count[label] += length
                 moment[label, 0] += z * length
                 moment[label, 1] += y * length
-                sum_x = (begin + x - 1) * length // 2
+                sum_x = (begin + stop - 1) * length // 2
                 moment[label, 2] += sum_x
                 second[label, 0] += z * z * length
                 second[label, 1] += y * y * length
-                second[label, 2] += _squares_below(x) - _squares_below(begin)
+                second[label, 2] += _squares_below(stop) - _squares_below(begin)
                 second[label, 3] += z * y * length
                 second[label, 4] += z * sum_x
                 second[label, 5] += y * sum_x
-                for axis, low, high in ((0, z, z), (1, y, y), (2, begin, x - 1)):
+                for axis, low, high in ((0, z, z), (1, y, y), (2, begin, stop - 1)):
                     extent[label, axis, 0] = min(extent[label, axis, 0], low)
                     extent[label, axis, 1] = max(extent[label, axis, 1], high)
 

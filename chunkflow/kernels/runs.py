@@ -184,8 +184,8 @@ def _join_rows(
                 while True:
                     if value[i] == value[j] and (background or value[i] != 0):
                         join(parent, i, j)
-                    end = _end(start, i, row[r + 1], width)
-                    other = _end(start, j, row[q + 1], width)
+                    end = end_of_run(start, i, row[r + 1], width)
+                    other = end_of_run(start, j, row[q + 1], width)
                     if end == other:
                         if end == width:
                             break
@@ -199,7 +199,7 @@ def _join_rows(
 
 
 @njit(cache=True, nogil=True)
-def _end(start: NDArray[np.int32], run: int, behind: int, width: int) -> int:
+def end_of_run(start: NDArray[np.int32], run: int, behind: int, width: int) -> int:
     """Where a run ends; `behind` is the first run of the next row."""
     return start[run + 1] if run + 1 < behind else width
 
@@ -239,7 +239,7 @@ def _tabulate(
                 continue
             if size[k] == 0:
                 first[k], value[k] = r * width + start[i], values[i]
-            size[k] += _end(start, i, row[r + 1], width) - start[i]
+            size[k] += end_of_run(start, i, row[r + 1], width) - start[i]
 
 
 @njit(cache=True, nogil=True)
@@ -253,7 +253,7 @@ def _paint(
     for r in range(row.size - 1):
         for i in range(row[r], row[r + 1]):
             if component[i] != 0:
-                found[r * width + start[i] : r * width + _end(start, i, row[r + 1], width)] = component[i]
+                found[r * width + start[i] : r * width + end_of_run(start, i, row[r + 1], width)] = component[i]
 
 
 @njit(cache=True, nogil=True)
@@ -283,8 +283,8 @@ def _face_keys(
                 i, j = row[r], row[q]
                 while i < row[r + 1] and j < row[q + 1]:
                     count, last = _note(component[i], component[j], last, keys, count)
-                    end = _end(start, i, row[r + 1], width)
-                    other = _end(start, j, row[q + 1], width)
+                    end = end_of_run(start, i, row[r + 1], width)
+                    other = end_of_run(start, j, row[q + 1], width)
                     i += end <= other
                     j += other <= end
     return count

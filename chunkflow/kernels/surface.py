@@ -30,7 +30,8 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from chunkflow.kernels.components import dense_labels
+from chunkflow.kernels.components import dense_labels, ranked_runs
+from chunkflow.kernels.runs import end_of_run
 
 Triple = tuple[int, int, int]
 Floats3 = tuple[float, float, float]
@@ -73,9 +74,9 @@ def block_crossings(labels: NDArray[Any]) -> Crossings:
     -------
     Crossings of the labels in the core; they add up exactly over the blocks of a grid.
     """
-    dense, present = dense_labels(labels)
+    cut, rank, present = ranked_runs(labels)
     crossings = np.zeros((len(present) + 1, len(CLASSES)), np.int64)
-    _add_crossings(dense, _uniform_rows(dense), crossings)
+    _add_crossings(cut.row, cut.start, rank, cut.shape, crossings)
     is_here = crossings[1:].any(axis=1)
     return Crossings(present[is_here], crossings[1:][is_here])
 
@@ -196,45 +197,55 @@ def _joined(pair: NDArray[np.uint64], faces: NDArray[np.int64]) -> Contacts:
 
 
 @njit(cache=True, nogil=True)
-def _uniform_rows(dense: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """(Z, Y) the label of a row of one label, -1 for any other row."""
-    rows = np.empty(dense.shape[:2], np.int64)
-    for z in range(dense.shape[0]):
-        for y in range(dense.shape[1]):
-            row = dense[z, y]
-            rows[z, y] = row[0]
-            for x in range(1, row.size):
-                if row[x] != row[0]:
-                    rows[z, y] = -1
-                    break
-    return rows
-
-
-@njit(cache=True, nogil=True)
-def _add_crossings(dense: NDArray[np.uint32], uniform: NDArray[np.int64], crossings: NDArray[np.int64]) -> None:
-    """Look at every pair once, and count it for those of its two voxels that lie in the core."""
-    depth, height, width = dense.shape
+def _add_crossings(
+    row: NDArray[np.int64],
+    start: NDArray[np.int32],
+    rank: NDArray[np.uint32],
+    shape: Triple,
+    crossings: NDArray[np.int64],
+) -> None:
+    """Look at every pair of rows once, and count their crossings for those voxels of a pair that lie in the core."""
+    depth, height, width = shape
     for z in range(depth):
         for y in range(height):
-            for dz, dy in ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1)):
+            a_inside = 0 < z < depth - 1 and 0 < y < height - 1
+            first, last = row[z * height + y], row[z * height + y + 1]
+            if a_inside:
+                for i in range(first, last - 1):  # between the runs of one row
+                    if start[i + 1] > 1:
+                        crossings[rank[i], 0] += 1
+                    if start[i + 1] < width - 1:
+                        crossings[rank[i + 1], 0] += 1
+            for dz, dy in ((0, 1), (1, -1), (1, 0), (1, 1)):
                 z1, y1 = z + dz, y + dy
                 if z1 >= depth or y1 < 0 or y1 >= height:
                     continue
-                if uniform[z, y] >= 0 and uniform[z, y] == uniform[z1, y1]:
-                    continue
-                a_inside = 0 < z < depth - 1 and 0 < y < height - 1
                 b_inside = 0 < z1 < depth - 1 and 0 < y1 < height - 1
                 if not (a_inside or b_inside):
                     continue
-                row_a, row_b = dense[z, y], dense[z1, y1]
-                for dx in range(-1 if dz or dy else 1, 2):
+                first1, last1 = row[z1 * height + y1], row[z1 * height + y1 + 1]
+                if last - first == 1 and last1 - first1 == 1 and rank[first] == rank[first1]:
+                    continue
+                for dx in range(-1, 2):
                     step = 4 * dz + 2 * abs(dy) + abs(dx) - 1
-                    for x in range(max(0, -dx), width - max(0, dx)):
-                        if row_a[x] != row_b[x + dx]:
-                            if a_inside and 0 < x < width - 1:
-                                crossings[row_a[x], step] += 1
-                            if b_inside and 0 < x + dx < width - 1:
-                                crossings[row_b[x + dx], step] += 1
+                    i, j = first, first1
+                    begin = max(0, -dx)  # of what two runs have in common, along the first row
+                    while begin < width - max(0, dx):
+                        end = end_of_run(start, i, last, width)
+                        other = end_of_run(start, j, last1, width) - dx
+                        if begin >= end:
+                            i += 1
+                        elif begin >= other:
+                            j += 1
+                        else:
+                            stop = min(end, other, width - max(0, dx))
+                            if rank[i] != rank[j]:
+                                if a_inside:
+                                    crossings[rank[i], step] += max(0, min(stop, width - 1) - max(begin, 1))
+                                if b_inside:
+                                    inside = min(stop + dx, width - 1) - max(begin + dx, 1)
+                                    crossings[rank[j], step] += max(0, inside)
+                            begin = stop
 
 
 @njit(cache=True, nogil=True)

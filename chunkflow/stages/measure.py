@@ -67,7 +67,7 @@ class Surfaces:
         return np.pad(host(region.cut(inside)), list(zip(before, behind, strict=True)))
 
     def working_bytes(self, out: Triple) -> int:
-        return 28 * prod(n + 2 for n in out)  # 27 measured on noise of half the voxels, 8 on blobs
+        return 18 * prod(n + 2 for n in out)  # 14 measured on noise of half the voxels, 17 on its 6-connected pieces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
