@@ -14,6 +14,8 @@ may be left (surfaces around a hole, dense noise) a reduction over GF(2) decides
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -86,7 +88,7 @@ def expanded_edges(coords: Ints, pairs: Ints) -> tuple[Ints, Ints]:
     squared = ((coords[pairs[:, 0]] - coords[pairs[:, 1]]) ** 2).sum(axis=1)
     edges = np.ascontiguousarray(pairs[np.lexsort((pairs[:, 1], pairs[:, 0], squared))])
     in_tree = _spanning_tree(edges, len(coords))
-    killed = _killed_edges(_triangles(edges, len(coords)), len(edges), len(edges) - len(coords) + 1)
+    killed = _killed_edges(_triangles(edges, len(coords)), in_tree)
     return edges[in_tree], edges[~in_tree & ~killed]
 
 
@@ -192,56 +194,66 @@ def _common_neighbours(edges: Ints, starts: Ints) -> Ints:
 
 
 @njit(cache=True, nogil=True)
-def _killed_edges(triangles: Ints, count: int, at_most: int) -> Bools:
-    """Which of `count` edges are the last of a boundary: column reduction over GF(2), stopped when none can follow.
+def _killed_edges(triangles: Ints, in_tree: Bools) -> Bools:
+    """Which edges close a loop that a triangle kills: columns of triangles reduced over GF(2), the last edge first.
 
-    A column is the descending list of its edges; `pool[start[e]:stop[e]]` is the reduced column that e leads.
+    The column of an edge is the ascending list of the triangles it is a side of, and leads to the first. Pairs are
+    those of the reduction of triangles by their sides (de Silva, Morozov & Vejdemo-Johansson 2011, "Dualities in
+    persistent (co)homology"), but the edges of the tree have none, and nearly every other edge leads to a triangle that
+    is free. A column that was reduced lies in `pool[start[e]:stop[e]]`, any other in `sides`.
     """
-    killed = np.zeros(count, np.bool_)
-    start = np.zeros(count, np.int64)
-    stop = np.zeros(count, np.int64)
-    pool = np.empty(max(64, 3 * count), np.int64)
-    column, spare = np.empty(count + 3, np.int64), np.empty(count + 3, np.int64)
-    used = 0
-    number = 0
+    count = in_tree.size
+    row = np.zeros(count + 2, np.int64)
     for t in range(triangles.shape[0]):
-        if number == at_most:
-            break
-        size = 3
-        column[:3] = triangles[t]
-        while size > 0 and killed[column[0]]:
-            lead = column[0]
-            size = _add_columns(column[:size], pool[start[lead] : stop[lead]], spare)
-            column, spare = spare, column
-        if size == 0:
+        for k in range(3):
+            row[triangles[t, k] + 2] += 1
+    for e in range(count):
+        row[e + 2] += row[e + 1]
+    sides = np.empty(3 * triangles.shape[0], np.int64)
+    for t in range(triangles.shape[0]):
+        for k in range(3):
+            sides[row[triangles[t, k] + 1]] = t
+            row[triangles[t, k] + 1] += 1
+    killed = np.zeros(count, np.bool_)
+    leader = np.full(triangles.shape[0], -1, np.int64)
+    start, stop = np.full(count, -1, np.int64), np.full(count, -1, np.int64)
+    pool, used = np.empty(1024, np.int64), 0
+    inside = np.zeros(triangles.shape[0], np.bool_)  # of the column that is reduced
+    waiting = [np.int64(0) for _ in range(0)]  # a heap of what is inside, and of some that was
+    for e in range(count - 1, -1, -1):
+        if in_tree[e] or row[e] == row[e + 1]:
             continue
-        if used + size > pool.size:
-            grown = np.empty(2 * (used + size), np.int64)
-            grown[:used] = pool[:used]
-            pool = grown
-        lead = column[0]
-        killed[lead] = True
-        number += 1
-        start[lead], stop[lead] = used, used + size
-        pool[used : used + size] = column[:size]
-        used += size
+        first = sides[row[e]]
+        if leader[first] < 0:
+            killed[e], leader[first] = True, e
+            continue
+        _flip(sides[row[e] : row[e + 1]], inside, waiting)
+        while waiting and (not inside[waiting[0]] or leader[waiting[0]] >= 0):
+            if inside[waiting[0]]:
+                by = leader[waiting[0]]
+                column = sides[row[by] : row[by + 1]] if start[by] < 0 else pool[start[by] : stop[by]]
+                _flip(column, inside, waiting)
+            else:
+                heappop(waiting)
+        if not waiting:
+            continue
+        killed[e], leader[waiting[0]] = True, e
+        start[e] = used
+        while waiting:
+            triangle = heappop(waiting)
+            if inside[triangle]:
+                inside[triangle] = False
+                if used == pool.size:
+                    pool = np.append(pool, np.empty_like(pool))
+                pool[used] = triangle
+                used += 1
+        stop[e] = used
     return killed
 
 
 @njit(cache=True, nogil=True)
-def _add_columns(a: Ints, b: Ints, out: Ints) -> int:
-    """Symmetric difference of two descending lists into `out`; its length."""
-    i, j, size = 0, 0, 0
-    while i < a.size or j < b.size:
-        if j == b.size or (i < a.size and a[i] > b[j]):
-            out[size] = a[i]
-            i += 1
-            size += 1
-        elif i == a.size or b[j] > a[i]:
-            out[size] = b[j]
-            j += 1
-            size += 1
-        else:
-            i += 1
-            j += 1
-    return size
+def _flip(column: Ints, inside: Bools, waiting: list[np.int64]) -> None:
+    for triangle in column:
+        inside[triangle] = not inside[triangle]
+        if inside[triangle]:
+            heappush(waiting, triangle)
