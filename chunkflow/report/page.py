@@ -44,9 +44,10 @@ class Page:
         self.pen.ellipse(corners, color)
 
     def rectangle(self, start: Point, stop: Point, color: Color) -> None:
-        """Filled, from one corner to the other."""
-        ends = [round(value * FINER) for value in (*start, *stop)]
-        self.pen.rectangle((ends[0], ends[1], ends[2] - 1, ends[3] - 1), color)
+        """Filled, from one corner to the other; one that covers no pixel is none."""
+        left, top, right, bottom = (round(value * FINER) for value in (*start, *stop))
+        if left < right and top < bottom:
+            self.pen.rectangle((left, top, right - 1, bottom - 1), color)
 
     def text(self, at: Point, text: str, color: Color = INK, *, size: int = 17, anchor: str = "la") -> None:
         self.pen.text((at[0] * FINER, at[1] * FINER), text, color, font(size), anchor=anchor)
