@@ -54,7 +54,7 @@ def _holds(dtype: np.dtype[Any], value: float) -> bool:
     if dtype.kind == "f":
         return bool(np.isfinite(value))
     limits = np.iinfo(dtype) if dtype.kind in "iu" else np.iinfo(np.uint8)
-    return float(value).is_integer() and limits.min <= value <= limits.max
+    return (isinstance(value, int) or value.is_integer()) and limits.min <= value <= limits.max
 
 
 def input_identity(source: Volume, mask: Opened | None, pipeline: Pipeline) -> Mapping[str, Any]:

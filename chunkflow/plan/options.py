@@ -14,6 +14,9 @@ from chunkflow.storage.layout import ZSTD_LEVEL
 
 ZSTD_LEVELS = 22
 
+EXACT_FLOAT = 2**53
+"""Whole numbers up to here are floats without loss; larger ones, as labels of 64 bits have, stay what they are."""
+
 SAVED = ("image", "probability", "classes", "mask", "labels", "skeleton")
 
 
@@ -41,7 +44,7 @@ class InputOptions:
     time: int | Literal["all"] | None = None
     level: int = 0
     voxel_um: MicrometerTriple | None = None
-    nodata: float | None = None
+    nodata: int | float | None = None
     mask: str | None = None
     missing: Literal["auto", "fail"] = "auto"
     nan: Literal["fail", "zero"] = "fail"
@@ -51,6 +54,8 @@ class InputOptions:
 
     def __post_init__(self) -> None:
         check_parameters(self, "input")
+        if isinstance(self.nodata, int) and abs(self.nodata) <= EXACT_FLOAT:
+            object.__setattr__(self, "nodata", float(self.nodata))  # 45 and 45.0 are one value and one fingerprint
         if self.voxel_um is not None and min(self.voxel_um) <= 0:
             raise ConfigError(f"input: voxel_um {list(self.voxel_um)} is not positive", "Give micrometers of z, y, x")
         if self.expansion <= 0:

@@ -165,10 +165,12 @@ class Result:
         ----------
         objects : object ids, or one, of Python or as the tables hold them.
         box_um : ((z, y, x), (z, y, x)), lowest and highest corner in um; branches need both ends inside.
+
+        Raises
+        ------
+        UsageError : what is given are no ids, or no box.
         """
-        corners = None if box_um is None else np.asarray(box_um, float)
-        if corners is not None and corners.shape != (2, 3):
-            raise UsageError(f"box_um has shape {corners.shape}", "Give ((z, y, x), (z, y, x)) in um")
+        corners = None if box_um is None else _corners(box_um)
         folder = self.path / "tables"
         nodes = read_rows(folder, "nodes", objects=objects, box_um=corners)
         own = np.unique(nodes.object_id.to_numpy(np.uint64))
@@ -272,3 +274,14 @@ def open_result(path: str | Place) -> Result:
     if not journal.is_published or journal.publishing is not None:
         raise IncompleteError(f"the run in {path} is not complete", "Run the same command again")
     return Result(folder)
+
+
+def _corners(box_um: Any) -> NDArray[np.float64]:
+    """(2, 3) lowest and highest corner of a box."""
+    try:
+        corners = np.asarray(box_um, float)
+    except (TypeError, ValueError):
+        corners = np.empty(0)
+    if corners.shape != (2, 3) or not (corners[0] <= corners[1]).all():  # nor where any is NaN
+        raise UsageError(f"box_um {box_um!r} is no box", "Give ((z, y, x), (z, y, x)) in um, the lowest corner first")
+    return corners

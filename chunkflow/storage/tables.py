@@ -37,6 +37,9 @@ GROUP_ROWS = 2**15
 BATCH_ROWS = 2**15
 """Rows that are read together by what looks at all of them."""
 
+MADE_BY = {"nodes": "skeleton", "branches": "skeleton", "seams": "apply"}
+"""The stages that make tables; measure makes the others."""
+
 CSV_ROWS = 10**6
 """From this many rows on no CSV is written: spreadsheets end there."""
 
@@ -187,6 +190,8 @@ def _object_ids(objects: int | Collection[int] | NDArray[np.uint64]) -> NDArray[
     if isinstance(objects, np.ndarray) and objects.dtype == np.uint64:
         return np.atleast_1d(objects)
     try:
+        if isinstance(objects, bool):
+            raise TypeError
         given = [objects] if isinstance(objects, int | np.integer) else objects
         return np.array([index(number) for number in given], np.uint64)
     except (TypeError, OverflowError) as error:
@@ -196,9 +201,9 @@ def _object_ids(objects: int | Collection[int] | NDArray[np.uint64]) -> NDArray[
 def _existing(folder: str | Place, name: str) -> Place:
     path = place_of(folder) / f"{name}.parquet"
     if not path.is_file():
+        stage = MADE_BY.get(name, "measure")
         raise InputNotFoundError(
-            f"{path} does not exist",
-            "Add the stage that makes it (skeleton or measure), if the run is complete: chunkflow status OUT",
+            f"{path} does not exist", f"Add the stage {stage}, if the run is complete: chunkflow status OUT"
         )
     return path
 

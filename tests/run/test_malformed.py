@@ -261,3 +261,20 @@ def test_a_volume_of_one_voxel_is_an_object_or_none(
         assert (row.volume_vox, row.b0, row.b1, row.b2) == (1, 1, 0, 0)
         assert row.certified
         assert result.nodes.kind.tolist() == ["isolated"]
+
+
+@pytest.mark.parametrize("value", [2**53 + 1, 2**64 - 1, 7, 7.0])
+def test_no_data_of_64_bit_labels_is_that_label_and_no_other(value: float, tmp_path: Path) -> None:
+    labels = np.zeros(SHAPE, np.uint64)
+    ids = (7, 2**53, 2**53 + 1, 2**64 - 1)
+    for k, label in enumerate(ids):
+        labels[2 * k : 2 * k + 1] = label
+    objects = run(labels, tmp_path, kind="labels", nodata=value).objects
+    assert [int(label) for label in objects.object_id] == [label for label in ids if label != value]
+
+
+def test_a_table_that_no_stage_made_names_the_stage_that_does(tmp_path: Path) -> None:
+    result = run(np.ones(SHAPE, np.uint8), tmp_path, stages=(cf.Label(), cf.Skeleton()))
+    with pytest.raises(ChunkflowError, match="Add the stage measure"):
+        assert len(result.objects)
+    assert len(result.nodes)

@@ -14,6 +14,7 @@ import pytest
 import zarr
 
 import chunkflow as cf
+from chunkflow.errors import UsageError
 from chunkflow.geometry.box import Box
 from chunkflow.geometry.scale import Scale
 from chunkflow.storage.layout import layout_for_core
@@ -122,6 +123,14 @@ def test_curves_lie_on_the_skeleton_in_physical_coordinates(result: cf.Result) -
     for _, _, data in result.graph.edges(data=True):
         voxels = np.rint((data["points"] - ORIGIN) / VOXEL).astype(int)
         assert (labels[tuple(voxels.T)] == data["object_id"]).mean() > 0.9  # smoothing may step beside a thin bend
+
+
+@pytest.mark.parametrize("box", ["abc", ((0, 0, 0), (1, 1)), ((5, 0, 0), (1, 9, 9)), ((0, 0, 0), (1, 1, np.nan))])
+def test_what_is_no_box_of_the_graph_is_refused(result: cf.Result, box: Any) -> None:
+    with pytest.raises(UsageError, match="is no box"):
+        result.graph_of(box_um=box)
+    with pytest.raises(UsageError, match="is no id"):
+        result.graph_of(objects=True)
 
 
 def test_nodes_and_branches_are_numbered_object_by_object_over_all_parts(result: cf.Result) -> None:

@@ -123,6 +123,16 @@ def test_graphml_of_a_simple_graph_is_a_multigraph_too_where_it_is_asked_for(tmp
     assert list(network.edges(keys=True)) == [(0, 1, 0)]
 
 
+def test_graphml_declares_ids_by_the_largest_also_where_the_last_part_is_empty(tmp_path: Path) -> None:
+    nothing = Part(*({k: v[:0] for k, v in table.items()} for table in (NODES, BRANCHES)), {})
+    nodes = NODES | {"object_id": np.array([5] * 5 + [2**63 + 5], np.uint64)}
+    whole = Part(nodes, BRANCHES, {})
+    write_graphml(tmp_path / "whole.graphml", [whole])
+    write_graphml(tmp_path / "parts.graphml", [whole, nothing, nothing])
+    assert 'for="node" attr.name="object_id" attr.type="string"' in (tmp_path / "whole.graphml").read_text()
+    assert (tmp_path / "parts.graphml").read_bytes() == (tmp_path / "whole.graphml").read_bytes()
+
+
 def test_graphml_of_nothing_loads(tmp_path: Path) -> None:
     nothing = ({k: v[:0] for k, v in table.items()} for table in (NODES, BRANCHES))
     write_graphml(tmp_path / "a.graphml", [Part(*nothing, {})])
