@@ -32,6 +32,7 @@ from chunkflow.kernels.limbs import (
     carry,
     integers,
     intensity_sums,
+    resolved,
 )
 from chunkflow.kernels.measure import ObjectSums, intensity_columns
 from chunkflow.kernels.runs import painted
@@ -118,7 +119,9 @@ def merge_channel_sums(parts: Sequence[ChannelSums]) -> ChannelSums:
     return ChannelSums(label, **merged)
 
 
-def channel_columns(sums: ChannelSums, totals: ObjectSums, *, name: str, power: int) -> dict[str, NDArray[Any]]:
+def channel_columns(
+    sums: ChannelSums, totals: ObjectSums, *, name: str, power: int, measured_power: int = 0
+) -> dict[str, NDArray[Any]]:
     """The columns of the table of objects that tell of one channel.
 
     Parameters
@@ -126,23 +129,26 @@ def channel_columns(sums: ChannelSums, totals: ObjectSums, *, name: str, power: 
     sums : merged sums of the whole volume.
     totals : those of the objects with the measured intensity, the same labels.
     name : of the channel, in the names of the columns.
-    power : the one that the channel's sums were made with.
+    power, measured_power : those that the sums of the channel and of the intensity were made with.
 
     Returns
     -------
     intensity_NAME_{mean,sd,min,max} and, where an intensity was measured, pearson_NAME, manders_m1_NAME and
     manders_m2_NAME (see the module; m1 is a share of the measured intensity, m2 of the channel). r is NaN where either
-    image is constant on the object, a fraction where the sum it is a share of is not positive. Exact integers are
+    image is constant on the object, a fraction where the sum it is a share of is not positive, and each where the steps
+    of the sums are too coarse (`limbs.resolved`). Exact integers are
     divided once: r carries two roundings, a fraction one.
     """
     columns = intensity_columns(
         totals.count, sums.total, sums.squares, sums.lowest, sums.highest, power, prefix=f"intensity_{name}"
     )
     if not np.isnan(totals.intensity_min).any():
+        own = resolved(totals.intensity_min, totals.intensity_max, measured_power)
+        other = resolved(sums.lowest, sums.highest, power)
         columns |= {
-            f"pearson_{name}": _pearson(sums, totals),
-            f"manders_m1_{name}": _share(sums.measured_inside, totals.intensity_sum),
-            f"manders_m2_{name}": _share(sums.channel_inside, sums.total),
+            f"pearson_{name}": np.where(own[1] & other[1], _pearson(sums, totals), np.nan),
+            f"manders_m1_{name}": np.where(own[0], _share(sums.measured_inside, totals.intensity_sum), np.nan),
+            f"manders_m2_{name}": np.where(other[0], _share(sums.channel_inside, sums.total), np.nan),
         }
     return columns
 

@@ -21,6 +21,7 @@ from chunkflow.kernels.runs import Runs, end_of_run
 
 LIMB = 32
 LIMB_MASK = (1 << LIMB) - 1
+LARGEST_POWER = 1023  # of 2 that is a float64
 SUM_LIMBS, SQUARE_LIMBS = 3, 5  # 127 and 191 bits: what the q and q^2 of 2^63 voxels can add up to
 
 
@@ -35,7 +36,32 @@ def intensity_power(maximum: float, dtype: DTypeLike) -> int:
     if not np.issubdtype(np.dtype(dtype), np.floating) or maximum == 0:
         return 0
     _, exponent = np.frexp(np.float64(maximum))  # maximum < 2^exponent
-    return int(min(62 - int(exponent), 1023))  # 2^1023 is the largest power that is a float64
+    power = int(min(62 - int(exponent), LARGEST_POWER))
+    return power or 1  # 0 is for integers; |q| < 2^63 does as well
+
+
+def resolved(
+    lowest: NDArray[np.float64], highest: NDArray[np.float64], power: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether the fixed point of a volume tells the values of each object well enough for a mean, and for a spread.
+
+    A step of 2^-power is to be at most 2^-24 of the object's largest value, which float32 does not tell better, and
+    2^-20 of its range. One voxel of 1e30 anywhere in the volume makes steps of 1e11.
+
+    Parameters
+    ----------
+    lowest, highest : (K,) of the intensities on each object, not scaled.
+    power : `intensity_power` of the volume; integers, of power 0, are always told.
+    """
+    step = np.ldexp(1.0, -power)
+    size = np.maximum(np.abs(lowest), np.abs(highest))
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = highest - lowest
+    is_exact = power in (0, LARGEST_POWER)  # or steps below which float64 has next to no digits itself
+    return (
+        np.asarray(is_exact | (size == 0) | (step <= np.ldexp(size, -24))),
+        np.asarray(is_exact | (spread == 0) | (step <= np.ldexp(spread, -20))),
+    )
 
 
 def intensity_sums(

@@ -18,7 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from chunkflow.kernels.components import dense_labels, ranked_runs
-from chunkflow.kernels.limbs import LIMB, LIMB_MASK, carry, integers, intensity_sums
+from chunkflow.kernels.limbs import LIMB, LIMB_MASK, carry, integers, intensity_sums, resolved
 from chunkflow.kernels.runs import end_of_run
 
 Triple = tuple[int, int, int]
@@ -163,7 +163,8 @@ def object_columns(
     object_id (uint64), volume_vox (int64), volume_um3, bbox_{z,y,x}_{min,max} (int64 voxels, half-open),
     bbox_{z,y,x}_{min,max}_um (the outer faces of these voxels, where the centroids are measured),
     centroid_{z,y,x}_um, intensity_{mean,sd,min,max} (float64; NaN without an image), touches_border (bool).
-    `sd` is that of the population, sqrt(n S2 - S1^2) / n, from exact integers with one rounding before the root.
+    `sd` is that of the population, sqrt(n S2 - S1^2) / n, from exact integers with one rounding before the root. Both
+    are NaN where a far larger value elsewhere in the volume left too few digits (`limbs.resolved`).
     An axis one voxel long has no border, or every object of a 2-D image would touch it.
     """
     columns: dict[str, NDArray[Any]] = {
@@ -198,15 +199,18 @@ def intensity_columns(
     prefix: str = "intensity",
 ) -> dict[str, NDArray[Any]]:
     """PREFIX_{mean,sd,min,max} (float64; NaN where `lowest` is) from the sums of q and q^2 in limbs; see
-    `object_columns`.
+    `object_columns`. Mean and sd are NaN too where the steps of the sums are too coarse (`limbs.resolved`).
     """
     n, s1, s2 = count.astype(object), integers(total), integers(squares)
     mean = (s1 / n).astype(np.float64)
     variance = ((n * s2 - s1 * s1) / (n * n)).astype(np.float64)
     has_none = np.isnan(lowest)
+    has_mean, has_spread = resolved(lowest, highest, scale_power)
+    has_mean |= lowest == highest  # clipped, it is that value
+    centre = np.clip(np.ldexp(mean, -scale_power), lowest, highest)
     return {
-        f"{prefix}_mean": np.where(has_none, np.nan, np.ldexp(mean, -scale_power)),
-        f"{prefix}_sd": np.where(has_none, np.nan, np.ldexp(np.sqrt(variance), -scale_power)),
+        f"{prefix}_mean": np.where(has_none | ~has_mean, np.nan, centre),
+        f"{prefix}_sd": np.where(has_none | ~has_spread, np.nan, np.ldexp(np.sqrt(variance), -scale_power)),
         f"{prefix}_min": lowest,
         f"{prefix}_max": highest,
     }

@@ -6,6 +6,7 @@
     deconvolve-check   a number of iterations that the limit cut off
     deconvolve-range   voxels beyond what the type of the restored image holds
     apply-seams        tiles of a segmenter that disagree about where objects end
+    objects            intensities that a far larger value elsewhere left no digits for
     any                blocks that were set aside and stand as background; units of several kinds of compute
 
 Settings are those that the output folder keeps (`Pipeline.to_dict`, `Plan.to_dict`), so a finished run says what it
@@ -250,6 +251,18 @@ def _ambiguous(ran: Findings) -> list[str]:
     ]
 
 
+def _coarse(ran: Findings) -> list[str]:
+    """Objects whose intensities the fixed point of the volume does not tell apart."""
+    count = int(ran.values("objects").get("coarse", np.zeros(1))[0])
+    if not count:
+        return []
+    return [
+        f"measure: {count:,} object{' has' if count == 1 else 's have'} no mean or deviation of an intensity: voxels "
+        "elsewhere hold values so large that too few digits are left. If those are no data, set "
+        "input: {nodata: VALUE}, or replace them in the image that is measured"
+    ]
+
+
 def planes(indices: Sequence[int] | NDArray[np.int64]) -> str:
     """Planes by their numbers, neighbours as ranges: "planes 0-3 and 7"."""
     runs = np.split(np.asarray(indices), np.flatnonzero(np.diff(indices) > 1) + 1)
@@ -272,4 +285,5 @@ SAID_AFTER: Mapping[str, tuple[Callable[[Findings], list[str]], ...]] = {
     "deconvolve-check": (_cut_off,),
     "deconvolve-range": (_beyond_type,),
     "apply-seams": (_ambiguous,),
+    "objects": (_coarse,),
 }

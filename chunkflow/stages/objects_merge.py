@@ -63,14 +63,15 @@ class MergeObjects:
     regions: str
     extents: str
 
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     shelves: ClassVar[bool] = True
 
     def run(self, records: Mapping[str, Sequence[Record]], values: Mapping[str, Record], shelf: Shelf) -> Merged:
         ranges = Ranges(range_starts(records[self.sums], lambda record: record["label"]), shelf)
         for name, kinds in self._kinds().items():
             ranges.sort(records[name], kinds)
-        return Merged(table_parts(len(ranges)), enumerate(self._parts(ranges, values)))
+        coarse = np.zeros(1, np.int64)  # counted while the parts are made
+        return Merged({**table_parts(len(ranges)), "coarse": coarse}, enumerate(self._parts(ranges, values, coarse)))
 
     def _kinds(self) -> dict[str, dict[str, Rows[Any]]]:
         """What to sort of the records of each pass."""
@@ -94,10 +95,11 @@ class MergeObjects:
             kinds[self.extents] = {"reach": Rows(reach_of, oriented.merge_reach)}
         return kinds
 
-    def _parts(self, ranges: Ranges, values: Mapping[str, Record]) -> Iterator[Record]:
+    def _parts(self, ranges: Ranges, values: Mapping[str, Record], coarse: NDArray[np.int64]) -> Iterator[Record]:
         first = 0
         for number in range(len(ranges)):
             columns = self._columns(ranges, number, values)
+            coarse += _without_spread(columns)
             if self.regions:
                 own = slice(first, first + len(columns["object_id"]))
                 parents = values[self.regions]
@@ -115,8 +117,13 @@ class MergeObjects:
         columns["intensity_of"] = np.full(len(totals), self.measured)
         for k, channel in enumerate(self.channels):
             sums = ranges.take(f"channel{k}", number)
-            power = channel_power(values, channel, self.resampling)
-            columns |= colocalization.channel_columns(sums, totals, name=channel.name, power=power)
+            columns |= colocalization.channel_columns(
+                sums,
+                totals,
+                name=channel.name,
+                power=channel_power(values, channel, self.resampling),
+                measured_power=power,
+            )
         columns |= self._shape(totals, columns["volume_um3"], ranges, number)
         if self.extents:
             columns |= extent_columns(columns, ranges.take("reach", number), self.voxel_um)
@@ -201,6 +208,15 @@ class MergeContacts:
 
     def working_bytes(self, blocks: int) -> int:
         return min(65536 * blocks, MERGE_BYTES)
+
+
+def _without_spread(columns: Mapping[str, NDArray[Any]]) -> int:
+    """Objects of which an intensity has a range and no standard deviation (`limbs.resolved`)."""
+    lacks = np.zeros(len(columns["object_id"]), bool)
+    for name in columns:
+        if name.startswith("intensity_") and name.endswith("_sd"):
+            lacks |= np.isnan(columns[name]) & ~np.isnan(columns[f"{name[:-2]}min"])
+    return int(lacks.sum())
 
 
 def _crossings_of(record: Record) -> surface.Crossings:

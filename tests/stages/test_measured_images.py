@@ -328,3 +328,30 @@ def test_a_report_says_which_image_was_measured(tmp_path: Path) -> None:
 def test_paths_in_a_pipeline_are_relative_to_it(tmp_path: Path) -> None:
     content = {"version": 1, "stages": ["label", {"measure": {"image": "a/b.zarr"}}]}
     assert Pipeline.from_dict(content, folder=tmp_path).stages[-1] == Measure(image=str(tmp_path / "a" / "b.zarr"))
+
+
+@pytest.mark.parametrize("extreme", [1e30, -3.4028235e38])
+def test_a_value_that_leaves_no_digits_for_the_others_costs_their_mean_and_is_told(
+    tmp_path: Path, extreme: float
+) -> None:
+    image = two(np.float32)
+    free = tuple(np.argwhere(blobs() == 0)[0])
+    image[1][free] = extreme
+    path = str(write_image(tmp_path / "raw.ome.zarr", image))
+    said: list[dict[str, Any]] = []
+    for channels, lost in ((("DAPI 405", "mito"), "intensity"), (("mito", "DAPI 405"), "intensity_DAPI_405")):
+        source = tmp_path / "in.ome.zarr"
+        write_volume(source, blobs(), VOXEL_UM)
+        pipeline = Pipeline([Label(), Measure(image=path, channels=channels)], input=InputOptions(kind="labels"))
+        result = pipeline.plan(source, tmp_path / lost).run(on="serial", on_event=lambda e: said.append(dict(e)))
+        objects = result.objects
+        kept = "intensity_mito" if lost == "intensity" else "intensity"
+        assert objects[[f"{lost}_mean", f"{lost}_sd"]].isna().all(axis=None)
+        assert objects.filter(like="pearson").isna().all(axis=None)
+        assert objects[f"{lost}_min"].min() > -1e4 and objects[f"{lost}_max"].max() < 1e4
+        truth = regionprops_table(blobs(), image[0].astype(np.float64), properties=("intensity_mean", "intensity_std"))
+        np.testing.assert_allclose(objects[f"{kept}_mean"], truth["intensity_mean"], rtol=1e-12)
+        np.testing.assert_allclose(objects[f"{kept}_sd"], truth["intensity_std"], rtol=1e-7, atol=1e-6)
+        warned = [event["text"] for event in said if event["event"] == "warning" and "too few digits" in event["text"]]
+        assert len(warned) == 1 and f"{len(objects):,} objects have no mean" in warned[0]
+        said.clear()
