@@ -17,9 +17,11 @@ The one script turns the skeleton, and lies in the page. A policy in its head fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from importlib.resources import files
 from string import Template
+from typing import TypeAlias
 
 import pandas as pd
 
@@ -54,8 +56,13 @@ from chunkflow.storage.files import write_atomic
 from chunkflow.storage.stores import Place, place_of
 from chunkflow.storage.tables import StoredTable
 
+Section: TypeAlias = tuple[str | None, Callable[[], str]]
+"""Title, "" for none, and what makes the content; None for content that stands as it is."""
+
 ROWS = 20
 """Rows of a table that are shown."""
+THREADS = 3
+"""Parts of the page that are made at once."""
 POLICY = (
     "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; img-src data:; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">"
@@ -131,8 +138,10 @@ def write_report(
         if truth:
             keep_truth(run, known)
         sections = _sections(run, known if truth else kept_truth(run)) if run.is_complete else _so_far(run)
+        with ThreadPoolExecutor(THREADS) as pool:  # most of the time goes into reading and packing pictures
+            parts = list(pool.map(part, sections))
         path = result.path / "report.html"
-        write_atomic(path, page(f"chunkflow: {run.name}", _lead(run), "\n".join(sections), _footer(run)).encode())
+        write_atomic(path, page(f"chunkflow: {run.name}", _lead(run), "\n".join(parts), _footer(run)).encode())
         return path
     except ChunkflowError:
         raise
@@ -165,45 +174,48 @@ def page(title: str, lead: str, body: str, footer: str) -> str:
     return text.replace("<title>", f"{POLICY}\n<title>", 1)
 
 
-def _sections(run: RunFacts, known: Truth | None) -> Iterable[str]:
-    yield part("", lambda: trouble(run))
-    yield part("", lambda: _tiles(run))
-    yield part("", lambda: expansion_line(run))
-    yield part("Checks", lambda: checked(run))
-    yield part("Verified", lambda: verified(run))
+def _sections(run: RunFacts, known: Truth | None) -> Iterable[Section]:
+    yield "", lambda: trouble(run)
+    yield "", lambda: _tiles(run)
+    yield "", lambda: expansion_line(run)
+    yield "Checks", lambda: checked(run)
+    yield "Verified", lambda: verified(run)
     if known is not None:
-        yield part("Found against truth", lambda: against_truth(run, known))
-    yield part("Slices", lambda: slices(run))
-    yield part("Projections", lambda: projections(run))
-    yield part("Skeleton", lambda: turning(run))
-    yield viewer_place(run)
-    yield part("Restoration", lambda: restoration(run))
-    yield part("Threshold", lambda: threshold(run))
-    yield part("Seams of tiles", lambda: tile_seams(run))
-    yield part("Distributions", lambda: distributions(run))
-    yield part("Regions", lambda: _rows(run, "regions", REGION_COLUMNS))
-    yield part("Objects", lambda: _rows(run, "objects", OBJECT_COLUMNS))
-    yield part("Branches", lambda: _rows(run, "branches", BRANCH_COLUMNS))
-    yield part("What ran", lambda: what_ran(run))
-    yield part("Speed", lambda: speed(run))
-    yield part("Methods", lambda: methods_section(run.stored))
-    yield part("Reproduce", lambda: reproduce(run))
-    yield part("Open the result", lambda: how_to_open(run))
-    yield part("", lambda: expert(run))
+        yield "Found against truth", lambda: against_truth(run, known)
+    yield "Slices", lambda: slices(run)
+    yield "Projections", lambda: projections(run)
+    yield "Skeleton", lambda: turning(run)
+    yield None, lambda: viewer_place(run)
+    yield "Restoration", lambda: restoration(run)
+    yield "Threshold", lambda: threshold(run)
+    yield "Seams of tiles", lambda: tile_seams(run)
+    yield "Distributions", lambda: distributions(run)
+    yield "Regions", lambda: _rows(run, "regions", REGION_COLUMNS)
+    yield "Objects", lambda: _rows(run, "objects", OBJECT_COLUMNS)
+    yield "Branches", lambda: _rows(run, "branches", BRANCH_COLUMNS)
+    yield "What ran", lambda: what_ran(run)
+    yield "Speed", lambda: speed(run)
+    yield "Methods", lambda: methods_section(run.stored)
+    yield "Reproduce", lambda: reproduce(run)
+    yield "Open the result", lambda: how_to_open(run)
+    yield "", lambda: expert(run)
 
 
-def _so_far(run: RunFacts) -> Iterable[str]:
+def _so_far(run: RunFacts) -> Iterable[Section]:
     """Of a run that is not complete: no picture and no table is its own yet."""
-    yield part("", lambda: unfinished(run))
-    yield part("", lambda: boxes(warnings_of(run)))
-    yield part("What ran", lambda: what_ran(run))
-    yield part("Speed", lambda: speed(run))
-    yield part("Reproduce", lambda: reproduce(run))
-    yield part("", lambda: expert(run))
+    yield "", lambda: unfinished(run)
+    yield "", lambda: boxes(warnings_of(run))
+    yield "What ran", lambda: what_ran(run)
+    yield "Speed", lambda: speed(run)
+    yield "Reproduce", lambda: reproduce(run)
+    yield "", lambda: expert(run)
 
 
-def part(title: str, make: Callable[[], str]) -> str:
+def part(section: Section) -> str:
     """A section, or why it is missing: one damaged file does not cost the page."""
+    title, make = section
+    if title is None:
+        return make()
     try:
         content = make()
     except ChunkflowError as error:

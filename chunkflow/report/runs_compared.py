@@ -22,7 +22,7 @@ from chunkflow.report import charts
 from chunkflow.report.distributions import SHOWN, values_of
 from chunkflow.report.facts import QUANTITIES, RunFacts
 from chunkflow.report.html import counted, date, duration, html_table, number, short, sides
-from chunkflow.report.report import page, part
+from chunkflow.report.report import Section, page, part
 from chunkflow.report.speed import pace_of
 from chunkflow.run.result import open_result
 from chunkflow.storage.files import write_atomic
@@ -49,14 +49,14 @@ def write_runs_compared(outputs: Sequence[str | Place], target: Path) -> Path:
         )
     runs = [RunFacts(open_result(output)) for output in outputs]
     names = names_of([str(run.result.path) for run in runs])
-    parts: tuple[tuple[str, Callable[[], str]], ...] = (
+    parts: tuple[Section, ...] = (
         ("Runs", lambda: _runs(runs, names)),
         ("What was asked differently", lambda: _asked(runs, names)),
         ("What was found", lambda: _found(runs, names)),
         ("Distributions", lambda: _distributions(runs, names)),
         ("Time", lambda: _time(runs, names)),
     )
-    body = "\n".join(part(title, make) for title, make in parts)
+    body = "\n".join(map(part, parts))
     lead = f"{counted(len(runs), 'run')}; differences are from the first, {escape(names[0])}."
     title = "chunkflow: " + " and ".join(names)
     footer = f"Written by chunkflow {escape(str(runs[0].stored['chunkflow']))} on {date(runs[0].written)}."

@@ -39,6 +39,7 @@ from chunkflow.run.ongoing import Run
 from chunkflow.run.outstanding import forget, outstanding
 from chunkflow.run.resident import peak_bytes
 from chunkflow.run.worker import Job, StaleRunError, UnitResult, run_unit
+from chunkflow.stages.base import in_order
 from chunkflow.storage.retry import take_counts
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def run_pass(run: Run, p: Pass) -> None:
     """
     state = run.journal.state(run.fingerprint(p.name))
     job = job_of(run, p)
-    pending = [unit for unit in range(p.units) if unit not in state.done]
+    pending = in_order(job.steps, [unit for unit in range(p.units) if unit not in state.done], job.grid)
     run.say({"event": "pass", "pass": p.name, "units": p.units, "done": p.units - len(pending)})
     log.info("pass %s: %d of %d units to do", p.name, len(pending), p.units)
     if pending and p.draft.merge is not None:

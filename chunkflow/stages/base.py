@@ -125,6 +125,22 @@ def is_idle(steps: Sequence[BlockStep], values: Callable[[], Mapping[str, Record
 
 
 @runtime_checkable
+class Uneven(Protocol):
+    """A block step of which a few blocks cost far more than the others."""
+
+    def comes_first(self, core: Box) -> bool:
+        """Whether a block is one of those, which go out before the others, each to another worker."""
+
+
+def in_order(steps: Sequence[BlockStep], units: Sequence[int], grid: Grid) -> Sequence[int]:
+    """Units of a pass in the order in which they go out."""
+    uneven = [step for step in steps if isinstance(step, Uneven)]
+    if not uneven:
+        return units
+    return sorted(units, key=lambda unit: not any(step.comes_first(grid.core_of(unit)) for step in uneven))
+
+
+@runtime_checkable
 class Sparer(Protocol):
     """A block step that may know from merged values that it can do without an array that it reads."""
 

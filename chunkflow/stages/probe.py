@@ -90,6 +90,9 @@ class Probe:
         sample = self._sample(out)
         return {} if sample is None else self.restoration.read_box(sample, self._widened(WIDEST))
 
+    def comes_first(self, core: Box) -> bool:
+        return self._sample(core) is not None
+
     def _widened(self, factor: float) -> Triple:
         return wider(self.halo, factor, self.restoration.psf_shape)
 

@@ -78,8 +78,8 @@ def write_graphml(path: str | Path, parts: Sequence[Part]) -> None:
 def _graphml_keys(parts: Sequence[Part]) -> Iterator[str]:
     """The lines that declare the columns; one part is held at a time, from behind up to one that holds nodes."""
     first = parts[0]
-    labels = (np.asarray(parts[k].nodes.get("object_id", [0])) for k in range(len(parts) - 1, -1, -1))
-    largest = next((int(ids[-1]) for ids in labels if len(ids)), 0)
+    labels = (parts[k].nodes.get("object_id", np.zeros(1)) for k in range(len(parts) - 1, -1, -1))
+    largest = next((int(ids[len(ids) - 1 :].max()) for ids in labels if len(ids)), 0)
     for prefix, target, columns in (("n", "node", first.nodes), ("e", "edge", first.branches)):
         for k, (name, values) in enumerate(columns.items()):
             kind = _graphml_type(values, largest)
