@@ -173,7 +173,9 @@ def _channel(path: str | Path, channel: int | str | None, names: tuple[str, ...]
 
 def _chosen(path: str | Path, what: str, number: int | None, count: int) -> int:
     if number is None and count > 1:
-        raise InputError(f"{path} holds {count} {what}s, and one is read", f"Save one {what} alone")
+        hint = "; planes that a writer took for colours: write them with photometric='minisblack'"
+        more = hint if what == "channel" and count in (3, 4) else ""
+        raise InputError(f"{path} holds {count} {what}s, and one is read", f"Save one {what} alone{more}")
     if number is not None and not 0 <= number < count:
         raise InputError(f"{path} has no {what} {number}", f"It holds 0 to {count - 1}")
     return number or 0
