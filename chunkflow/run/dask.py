@@ -1,9 +1,10 @@
 """The dask engine, on this machine or on a scheduler that is running.
 
-No array graphs: a task is a job and a unit number, reads its own halo and returns under a kilobyte. A window of a few
-units per worker is in flight (`run/flight.py`), so a dead worker costs its own units and the scheduler's memory stays
-flat. dask blames whatever ran on a worker that died; such suspects, and units that took too long, are run again one at
-a time, and only who then fails alone is at fault.
+No array graphs: a task is a job and a unit number (or some, of units that take next to nothing: `run/groups.py`), reads
+its own halo and returns under a kilobyte per unit. A window of a few tasks per worker is in flight (`run/flight.py`),
+so a dead worker costs its own units and the scheduler's memory stays flat. dask blames whatever ran on a worker that
+died; such suspects, and units that took too long, are run again one at a time, and only who then fails alone is at
+fault.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from chunkflow.run.addresses import ENCRYPTED, check_address
 from chunkflow.run.dashboard import ADDRESS, can_draw, dashboard_of
 from chunkflow.run.engine import Outcome
 from chunkflow.run.flight import THREADS, Cluster, Flight, Keeper, Lost, Stuck
+from chunkflow.run.groups import Groups, run_group
 from chunkflow.run.watchdog import Patience, Watchdog
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ R = TypeVar("R")
 
 CLOSING_SECONDS = 30  # a cluster that takes longer to close is left to itself
 DEATHS_ALONE = 2  # workers a unit may kill while it runs alone
-TIDY_UNITS = 2000
+TIDY_TASKS = 2000
 KIND_SECONDS = 300  # for a worker to import what it computes with
 
 WORKER_ENVIRONMENT = {
@@ -116,16 +118,19 @@ class DaskEngine:
         ------
         ClusterError : the scheduler is gone or silent, or there are no workers.
         """
-        watchdog = Watchdog(self._patience)
         suspects: list[int] = []
-        for number, (unit, outcome) in enumerate(Flight(self._cluster, function, units).outcomes(watchdog), 1):
-            if number % TIDY_UNITS == 0:
+        groups = Groups(units, lambda: len(self._cluster.members))
+        flight = Flight(self._cluster, partial(run_group, function), groups, left=lambda: groups.left)
+        watchdog: Watchdog[Any] = Watchdog(self._patience)
+        for number, (group, came) in enumerate(flight.outcomes(watchdog), 1):
+            if number % TIDY_TASKS == 0:
                 self._tidy()
-            if _is_suspect(outcome):
-                log.warning("block %d is tried again, alone: %s", unit, outcome)
-                suspects.append(unit)
-            else:
-                yield unit, outcome
+            for unit, outcome in groups.heard(group, came):
+                if _is_suspect(outcome):
+                    log.warning("block %d is tried again, alone: %s", unit, outcome)
+                    suspects.append(unit)
+                else:
+                    yield unit, outcome
         for unit in suspects:
             for alone, outcome in Flight(self._cluster, function, [unit], window=1).outcomes(watchdog):
                 yield alone, _own_fault(outcome) if _is_suspect(outcome) else outcome

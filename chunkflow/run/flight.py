@@ -7,13 +7,13 @@ are there workers, is any unit over its limit (`run/watchdog.py`)? So nothing he
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from queue import Empty, SimpleQueue
 from time import monotonic, time
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from chunkflow.errors import ClusterError
 from chunkflow.run.watchdog import Patience, Since, Watchdog
@@ -28,6 +28,7 @@ STACK_SECONDS = 10.0  # for a worker to say where a unit is
 RESUME = "The same command goes on where this one stopped"
 
 Members = Mapping[str, Mapping[str, Any]]
+U = TypeVar("U", bound=Hashable)
 
 
 class Keeper(Protocol):
@@ -170,48 +171,55 @@ class Cluster:
         return bool(status == "running")
 
 
-class Flight:
-    """The units of one map, a window of them at a time.
+class Flight(Generic[U]):
+    """The units of one map, or groups of them, a window at a time.
 
-    window : units in flight; None takes `WINDOW` per worker, as many as there are at the time
+    units : an iterator that has ended is asked again, when what was in flight has ended
+    left : how many of them are yet to go out
+    window : how many are in flight; None takes `WINDOW` per worker, as many as there are at the time
     """
 
     def __init__(
-        self, cluster: Cluster, function: Callable[[int], Any], units: Sequence[int], *, window: int | None = None
+        self,
+        cluster: Cluster,
+        function: Callable[[U], Any],
+        units: Iterable[U],
+        *,
+        left: Callable[[], int] = lambda: 0,
+        window: int | None = None,
     ) -> None:
         self._cluster = cluster
         self._function = function
         self._waiting = iter(units)
-        self._left = len(units)
+        self._left = left
         self._window = window
-        self._running: dict[str, tuple[int, Any]] = {}
+        self._running: dict[str, tuple[U, Any]] = {}
         self._ended: SimpleQueue[str] = SimpleQueue()
 
-    def outcomes(self, watchdog: Watchdog) -> Iterator[tuple[int, Any]]:
+    def outcomes(self, watchdog: Watchdog[Any]) -> Iterator[tuple[U, Any]]:
         """(unit, result or error) as they end: `Lost` and `Stuck` where the cluster is to blame, or may be."""
-        self._cluster.look(self._left)
+        self._look()
         try:
             while True:
                 for unit in islice(self._waiting, self._room()):
                     self._send(unit, watchdog)
                 if not self._running:
                     return
-                for unit, outcome in self._back(watchdog):
-                    self._left -= 1
-                    yield unit, outcome
-                if self._cluster.look(self._left):
-                    for unit, stuck in self._give_up(watchdog):
-                        self._left -= 1
-                        yield unit, stuck
+                yield from self._back(watchdog)
+                if self._look():
+                    yield from self._give_up(watchdog)
         finally:
             if self._running and self._cluster.client.status == "running":
                 self._cluster.client.cancel([future for _, future in self._running.values()], force=True)
+
+    def _look(self) -> bool:
+        return self._cluster.look(self._left() + len(self._running))
 
     def _room(self) -> int:
         window = self._window or WINDOW * max(1, len(self._cluster.members))
         return max(0, window - len(self._running))
 
-    def _send(self, unit: int, watchdog: Watchdog) -> None:
+    def _send(self, unit: U, watchdog: Watchdog[Any]) -> None:
         client = self._cluster.client
         try:
             future = client.submit(self._function, unit, pure=False)
@@ -223,7 +231,7 @@ class Flight:
         watchdog.sent(unit)
         future.add_done_callback(lambda ended: self._ended.put(ended.key))
 
-    def _back(self, watchdog: Watchdog) -> Iterator[tuple[int, Any]]:
+    def _back(self, watchdog: Watchdog[Any]) -> Iterator[tuple[U, Any]]:
         """Those that have ended; waits a moment for the first."""
         keys = []
         with suppress(Empty):
@@ -258,7 +266,7 @@ class Flight:
             return {}
         return dict(zip((future.key for future in finished), results, strict=True))
 
-    def _give_up(self, watchdog: Watchdog) -> Iterator[tuple[int, Stuck]]:
+    def _give_up(self, watchdog: Watchdog[Any]) -> Iterator[tuple[U, Stuck]]:
         """Units that are over their limit, or on a worker that is silent; the workers are started again."""
         cluster = self._cluster
         processing = cluster.ask("processing", workers=None)
@@ -276,19 +284,19 @@ class Flight:
             cluster.restart(worker)
             yield from ((unit, Stuck(f"{why[unit]}, on worker {worker}; {where}")) for unit, where in given_up)
 
-    def _units_of(self, keys: Iterable[str]) -> list[int]:
+    def _units_of(self, keys: Iterable[str]) -> list[U]:
         """Units of these tasks, those sent first before the others: what a worker computes is what it got first."""
         wanted = set(keys)
         return [unit for key, (unit, _) in self._running.items() if key in wanted]
 
-    def _drop(self, unit: int, watchdog: Watchdog) -> str:
+    def _drop(self, unit: U, watchdog: Watchdog[Any]) -> str:
         """Forget a unit that is running. Returns where it is."""
         key, future = next((key, future) for key, (u, future) in self._running.items() if u == unit)
         where = self._cluster.stack_of(key)
         del self._running[key]
         watchdog.forget(unit)
         self._cluster.client.cancel([future], force=True)
-        log.warning("unit %d is given up: %s", unit, where)
+        log.warning("unit %s is given up: %s", unit, where)
         return where
 
 

@@ -13,12 +13,15 @@ hour. Nothing here knows dask: times come in as a clock, and what workers have a
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import monotonic
+from typing import Generic, TypeVar
 
 from chunkflow.errors import ConfigError
+
+U = TypeVar("U", bound=Hashable)
 
 FIRST_SECONDS = 2 * 3600.0  # limit of a block while none of its pass is finished
 LEAST_SECONDS = 1800.0
@@ -56,34 +59,34 @@ class Patience:
         return min(10.0, max(0.2, min(waits) / 10))
 
 
-class Watchdog:
-    """The times of the blocks of one pass."""
+class Watchdog(Generic[U]):
+    """The times of the blocks of one pass, or of groups of them."""
 
     def __init__(self, patience: Patience, clock: Callable[[], float] = monotonic) -> None:
         self._patience = patience
         self._clock = clock
         self._taken: deque[float] = deque(maxlen=REMEMBERED)
-        self._sent: dict[int, float] = {}
-        self._begun: dict[int, tuple[str, float]] = {}
-        self._times_begun: Counter[int] = Counter()
+        self._sent: dict[U, float] = {}
+        self._begun: dict[U, tuple[str, float]] = {}
+        self._times_begun: Counter[U] = Counter()
         self._heard: dict[str, tuple[float, float]] = {}
 
-    def sent(self, unit: int) -> None:
+    def sent(self, unit: U) -> None:
         """A unit is on its way to a worker."""
         self._sent[unit] = self._clock()
 
-    def ended(self, unit: int) -> None:
+    def ended(self, unit: U) -> None:
         """A unit is back. What counts is its time in flight, which is its own and at most that of the one before."""
         self._taken.append(self._clock() - self._sent[unit])
         self.forget(unit)
 
-    def forget(self, unit: int) -> None:
+    def forget(self, unit: U) -> None:
         """A unit was given up; its time says nothing of others."""
         self._sent.pop(unit, None)
         self._begun.pop(unit, None)
         self._times_begun.pop(unit, None)
 
-    def why(self, unit: int) -> str:
+    def why(self, unit: U) -> str:
         """What is said of a unit that is overdue."""
         times = self._times_begun[unit]
         if times >= WORKERS:
@@ -97,7 +100,7 @@ class Watchdog:
             return self._patience.block_seconds
         return max(LEAST_SECONDS, TIMES_MEDIAN * median(self._taken)) if self._taken else FIRST_SECONDS
 
-    def overdue(self, computing: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    def overdue(self, computing: Mapping[str, Sequence[U]]) -> dict[str, list[U]]:
         """Units over their limit, by worker, and those that worker after worker begins: they outlast the jobs.
 
         A unit began when it was first seen here, on this worker: waiting behind another does not count.
@@ -105,7 +108,7 @@ class Watchdog:
         computing : what each worker computes now
         """
         now, limit = self._clock(), self.limit
-        late: dict[str, list[int]] = {}
+        late: dict[str, list[U]] = {}
         for worker, units in computing.items():
             for unit in units:
                 where, since = self._begun.get(unit, ("", 0.0))
