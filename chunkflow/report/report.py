@@ -61,7 +61,7 @@ Section: TypeAlias = tuple[str | None, Callable[[], str]]
 
 ROWS = 20
 """Rows of a table that are shown."""
-THREADS = 3
+THREADS = 2
 """Parts of the page that are made at once."""
 POLICY = (
     "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; img-src data:; "
