@@ -90,7 +90,8 @@ def mitochondria(
     ----------
     shape : Z, Y, X in voxels.
     voxel_um : size of a voxel along z, y, x.
-    seed : the same seed and parameters give the same phantom.
+    seed : the same seed and parameters give the same phantom, on one kind of processor: sines and roots of numpy differ
+        in their last bits between kinds, and what is drawn next follows from them.
     density : um of tube per um^3 to draw, as far as there is room: about 0.2 fits.
     objects : exactly that many networks instead.
     radius_um : smallest and largest radius. The smallest is raised to half the diagonal of a voxel where that is

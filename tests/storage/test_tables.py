@@ -80,7 +80,7 @@ def test_columns_of_different_lengths_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_table_that_is_not_there_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InputNotFoundError, match=r"objects.parquet does not exist. Add the stage that makes it"):
+    with pytest.raises(InputNotFoundError, match=r"objects.parquet does not exist. Add the stage measure"):
         read_table(tmp_path, "objects")
 
 
