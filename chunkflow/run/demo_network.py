@@ -2,7 +2,7 @@
 
 Objects are no numbers to compare here: mitochondria fuse, and where two of them touch is a matter of a voxel. What is
 compared is how much of the tubes is found, voxel for voxel against their outline grown by one voxel, which is what the
-network learnt, and their length.
+network learnt, and their length up to the tips, since the ends that thinning takes are a fifth of such short tubes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from chunkflow.synth.mitochondria import ORDINARY, mitochondria_stack
 SEED = 20_000
 """Beyond those of the stacks that the network learnt from and was judged on (`examples/train_mitochondria.py`)."""
 GROWN_VOX = 1.0
-LENGTH_TOLERANCE = 0.15
+LENGTH_TOLERANCE = 0.12
 DICE_TOLERANCE = 0.12
 
 PIPELINE = """\
@@ -65,9 +65,9 @@ def run_network_demo(
     plan = Pipeline.from_yaml(path).plan()
     # One block: a cluster would take longer to start than all of it.
     result = run_plan(plan, on=on or "serial", device=device, on_event=on_event, command=command)
-    length = float(result.branches.length_um.sum())
+    length = float(result.branches.length_to_tips_um.sum())
     rows = (
-        Comparison("length_um", length, truth["length_um"], LENGTH_TOLERANCE),
+        Comparison("length_to_tips_um", length, truth["length_um"], LENGTH_TOLERANCE),
         Comparison("dice", foreground_dice(result, place / "stack.ome.zarr"), 1.0, DICE_TOLERANCE),
     )
     return Demo(result, path, truth, rows)

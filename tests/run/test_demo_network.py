@@ -13,7 +13,7 @@ def test_the_network_is_within_its_tolerance_and_a_second_run_computes_nothing(t
     assert demo_network.why_not() == ""
     done = demo_network.run_network_demo(tmp_path, on="serial", device="cpu")
     assert done.is_within, done.rows
-    assert {row.name for row in done.rows} == {"length_um", "dice"}
+    assert {row.name for row in done.rows} == {"length_to_tips_um", "dice"}
     events = []
     demo_network.run_network_demo(tmp_path, on="serial", device="cpu", on_event=events.append)
     assert not [event for event in events if event["event"] == "unit"]
