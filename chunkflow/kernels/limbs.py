@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import DTypeLike, NDArray
 
-from chunkflow.kernels.runs import Runs, end_of_run
+from chunkflow.kernels.runs import Runs, spans
 
 LIMB = 32
 LIMB_MASK = (1 << LIMB) - 1
@@ -81,7 +81,7 @@ def intensity_sums(
         return sums, squares, limits
     limits[:] = np.inf, -np.inf
     values = np.ascontiguousarray(_computable(intensity)).ravel()
-    given = runs.row, runs.start, runs.shape[2], rank
+    given = spans(runs, rank)
     if np.issubdtype(values.dtype, np.integer) and values.dtype.itemsize <= 2:
         _add_narrow(*given, values, sums, squares, limits)
         return sums, squares, limits
@@ -134,84 +134,71 @@ def _fixed_point(values: NDArray[np.floating], scale: float) -> NDArray[np.int64
 
 @njit(cache=True, nogil=True)
 def _add_narrow(
-    row: NDArray[np.int64],
-    start: NDArray[np.int32],
-    width: int,
     rank: NDArray[np.uint32],
+    begin: NDArray[np.uint32],
+    stop: NDArray[np.uint32],
     values: NDArray[np.integer],
     sums: NDArray[np.int64],
     squares: NDArray[np.int64],
     limits: NDArray[np.float64],
 ) -> None:
     """Both others for |q| <= 2^16, where each voxel adds at most 2^32 to the first limb and the others stay 0."""
-    for r in range(row.size - 1):
-        for i in range(row[r], row[r + 1]):
-            label = rank[i]
-            if label == 0:
-                continue
-            total, of_squares = np.int64(0), np.int64(0)
-            lowest = highest = values[r * width + start[i]]
-            for value in values[r * width + start[i] : r * width + end_of_run(start, i, row[r + 1], width)]:
-                total += np.int64(value)
-                of_squares += np.int64(value) * np.int64(value)
-                lowest = min(lowest, value)
-                highest = max(highest, value)
-            sums[label, 0] += total
-            squares[label, 0] += of_squares
-            limits[label, 0] = min(limits[label, 0], np.float64(lowest))
-            limits[label, 1] = max(limits[label, 1], np.float64(highest))
+    for i in range(rank.size):
+        label = rank[i]
+        total, of_squares = np.int64(0), np.int64(0)
+        lowest = highest = values[begin[i]]
+        for value in values[begin[i] : stop[i]]:
+            total += np.int64(value)
+            of_squares += np.int64(value) * np.int64(value)
+            lowest = min(lowest, value)
+            highest = max(highest, value)
+        sums[label, 0] += total
+        squares[label, 0] += of_squares
+        limits[label, 0] = min(limits[label, 0], np.float64(lowest))
+        limits[label, 1] = max(limits[label, 1], np.float64(highest))
 
 
 @njit(cache=True, nogil=True)
 def _add_wide(
-    row: NDArray[np.int64],
-    start: NDArray[np.int32],
-    width: int,
     rank: NDArray[np.uint32],
+    begin: NDArray[np.uint32],
+    stop: NDArray[np.uint32],
     values: NDArray[np.integer],
     sums: NDArray[np.int64],
     squares: NDArray[np.int64],
 ) -> None:
     """Add q and q^2 of every run to the limbs, without carrying: each voxel adds less than 2^34 to a limb."""
     mask, shift = np.uint64(LIMB_MASK), np.uint64(LIMB)
-    for r in range(row.size - 1):
-        for i in range(row[r], row[r + 1]):
-            label = rank[i]
-            if label == 0:
-                continue
-            for value in values[r * width + start[i] : r * width + end_of_run(start, i, row[r + 1], width)]:
-                sign = -1 if value < 0 else 1
-                magnitude = np.uint64(-np.int64(value)) if value < 0 else np.uint64(value)
-                low, high = magnitude & mask, magnitude >> shift
-                sums[label, 0] += sign * np.int64(low)
-                sums[label, 1] += sign * np.int64(high)
-                square = low * low
-                squares[label, 0] += np.int64(square & mask)
-                squares[label, 1] += np.int64(square >> shift)
-                if high != 0:
-                    cross, square = low * high, high * high
-                    squares[label, 1] += 2 * np.int64(cross & mask)
-                    squares[label, 2] += 2 * np.int64(cross >> shift) + np.int64(square & mask)
-                    squares[label, 3] += np.int64(square >> shift)
+    for i in range(rank.size):
+        label = rank[i]
+        for value in values[begin[i] : stop[i]]:
+            sign = -1 if value < 0 else 1
+            magnitude = np.uint64(-np.int64(value)) if value < 0 else np.uint64(value)
+            low, high = magnitude & mask, magnitude >> shift
+            sums[label, 0] += sign * np.int64(low)
+            sums[label, 1] += sign * np.int64(high)
+            square = low * low
+            squares[label, 0] += np.int64(square & mask)
+            squares[label, 1] += np.int64(square >> shift)
+            if high != 0:
+                cross, square = low * high, high * high
+                squares[label, 1] += 2 * np.int64(cross & mask)
+                squares[label, 2] += 2 * np.int64(cross >> shift) + np.int64(square & mask)
+                squares[label, 3] += np.int64(square >> shift)
 
 
 @njit(cache=True, nogil=True)
 def _add_limits(
-    row: NDArray[np.int64],
-    start: NDArray[np.int32],
-    width: int,
     rank: NDArray[np.uint32],
+    begin: NDArray[np.uint32],
+    stop: NDArray[np.uint32],
     values: NDArray[Any],
     limits: NDArray[np.float64],
 ) -> None:
-    for r in range(row.size - 1):
-        for i in range(row[r], row[r + 1]):
-            label = rank[i]
-            if label == 0:
-                continue
-            lowest = highest = values[r * width + start[i]]
-            for value in values[r * width + start[i] : r * width + end_of_run(start, i, row[r + 1], width)]:
-                lowest = min(lowest, value)
-                highest = max(highest, value)
-            limits[label, 0] = min(limits[label, 0], np.float64(lowest))
-            limits[label, 1] = max(limits[label, 1], np.float64(highest))
+    for i in range(rank.size):
+        lowest = highest = values[begin[i]]
+        for value in values[begin[i] : stop[i]]:
+            lowest = min(lowest, value)
+            highest = max(highest, value)
+        limits[rank[i], 0] = min(limits[rank[i], 0], np.float64(lowest))
+        limits[rank[i], 1] = max(limits[rank[i], 1], np.float64(highest))

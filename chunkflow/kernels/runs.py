@@ -94,6 +94,14 @@ def painted(runs: Runs, component: Numbers) -> NDArray[np.uint32]:
     return found
 
 
+def spans(runs: Runs, rank: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]:
+    """Ranks of the runs that have one, (S,), and where in the flat array, of less than 2^32, each begins and stops."""
+    count = np.count_nonzero(rank)
+    found, begin, stop = (np.empty(count, np.uint32) for _ in range(3))
+    _span(runs.row, runs.start, runs.shape[2], rank, found, begin, stop)
+    return found, begin, stop
+
+
 def face_contacts(runs: Runs, component: Numbers) -> NDArray[np.int64]:
     """(M, 2) int64, unique sorted pairs (smaller, larger) of components below 2^32 that share a voxel face."""
     keys = np.empty(1 << 16, np.uint64)
@@ -119,6 +127,26 @@ def corner_links(runs: Runs, component: Numbers, count: int) -> NDArray[np.int64
     first[of_component[:0:-1]] = np.arange(count, 0, -1)  # the smallest is written last
     pairs = np.stack((first[of_component[1:]], np.arange(1, count + 1)), axis=1)
     return np.asarray(pairs[(of_component[1:] != 0) & (pairs[:, 0] != pairs[:, 1])])
+
+
+@njit(cache=True, nogil=True)
+def _span(
+    row: NDArray[np.int64],
+    start: NDArray[np.int32],
+    width: int,
+    rank: NDArray[np.uint32],
+    found: NDArray[np.uint32],
+    begin: NDArray[np.uint32],
+    stop: NDArray[np.uint32],
+) -> None:
+    count = 0
+    for r in range(row.size - 1):
+        for i in range(row[r], row[r + 1]):
+            if rank[i] != 0:
+                found[count] = rank[i]
+                begin[count] = r * width + start[i]
+                stop[count] = r * width + end_of_run(start, i, row[r + 1], width)
+                count += 1
 
 
 @njit(cache=True, nogil=True)
