@@ -15,9 +15,9 @@ import numpy as np
 
 from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
-from chunkflow.stages.base import BlockStep, boxes_of_chain
+from chunkflow.stages.base import BlockStep, OtherOnDevice, boxes_of_chain
 
-PROCESS_BYTES = 370 * 2**20
+PROCESS_BYTES = 360 * 2**20
 """A worker that holds no voxel, and what the allocator keeps of freed memory: workers that start from nothing (SLURM, a
 scheduler by address) peaked 350 MiB above what their passes hold, those of a local cluster, which are forked, 60 MiB
 less (blocks of 96^3 of 384^3, every stage; Linux, Python 3.11). One that compiles kernels, once per installation, takes
@@ -85,7 +85,7 @@ def device_bytes(
     Parameters as for `unit_bytes`.
     """
     core = grid.core_of(widest_block(grid))
-    return _chain_bytes(steps, core, Box.of_shape(grid.shape), writes, arrays)
+    return _chain_bytes(steps, core, Box.of_shape(grid.shape), writes, arrays, on_device=True)
 
 
 def _chain_bytes(
@@ -94,6 +94,8 @@ def _chain_bytes(
     volume: Box,
     writes: Mapping[str, str],
     arrays: Mapping[str, tuple[Triple, str]],
+    *,
+    on_device: bool = False,
 ) -> int:
     stored = [name for step in steps for name in step.produces if name in writes]
     outs, wanted = boxes_of_chain(steps, core, volume, stored)
@@ -105,6 +107,10 @@ def _chain_bytes(
     for step, out in zip(steps, outs, strict=True):
         types = [writes.get(name, PRODUCT_TYPES.get(name, "float32")) for name in step.produces]
         produced = sum(out.size * np.dtype(dtype).itemsize for dtype in types)
-        peak = max(peak, held + produced + step.working_bytes(out.shape))
+        if on_device and isinstance(step, OtherOnDevice):
+            working = step.device_working_bytes(out.shape)
+        else:
+            working = step.working_bytes(out.shape)
+        peak = max(peak, held + produced + working)
         held += produced
     return peak

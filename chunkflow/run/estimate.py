@@ -5,7 +5,8 @@
 a, b and s are fitted to the units of each pass (least squares, none negative), so that blocks cut short by the sample's
 sides tell about whole ones. A pass of n units on w workers takes their seconds over w, the last round filled up. What
 a worker does at the same time (reading the next unit, writing the last) and what the driver adds is one factor: the
-sample's measured time over what this would have said of it. Merges and parts of the graph grow with the volume;
+sample's measured time over what this would have said of it. Passes of which a few units cost most are told by what
+those take, and how many they are. Merges, beyond what the quickest takes, and parts of the graph grow with the volume;
 levels of a pyramid or a tree that the sample does not have follow from the level below.
 """
 
@@ -25,6 +26,7 @@ from chunkflow.plan.disk import disk_of
 from chunkflow.plan.passes import Pass
 from chunkflow.plan.plan import Plan
 from chunkflow.run.engine import ClusterOptions, workers_for
+from chunkflow.stages.base import Uneven
 from chunkflow.stages.graph import PARTS
 
 LEAST_RANGE = 0.15
@@ -100,10 +102,12 @@ class _Fit:
     unit: float = 0.0
     voxel: float = 0.0
     first: float = 0.0
+    few: float = 0.0
+    """More than that, of each of the few that cost most (`stages.base.Uneven`)."""
     busy: list[float] = field(default_factory=list)
 
-    def total(self, units: int, voxels: float) -> float:
-        return self.unit * units + self.voxel * voxels
+    def total(self, p: Pass) -> float:
+        return self.unit * p.units + self.voxel * _all_voxels(p) + self.few * _count_few(p)
 
 
 def estimated(
@@ -123,15 +127,17 @@ def estimated(
     fits = {p.name: _fitted(p, seen.units.get(p.name, {})) for p in seen.plan.passes}
     known = {p.name: p for p in seen.plan.passes}
     factor = _factor(seen, fits, small)
+    merging = [p.name for p in seen.plan.passes if p.draft.merge is not None and seen.units.get(p.name)]
+    quickest = min((fits[name].unit for name in merging), default=0.0)
     passes: dict[str, float] = {}
     for p in plan.passes:
         if p.name in known:
-            passes[p.name] = _wall(p, known[p.name], fits[p.name], growth, count) * factor
+            passes[p.name] = _wall(p, fits[p.name], growth, count, quickest) * factor
         else:
             passes[p.name] = _from_below(p, plan, passes)
     merges = sum(passes[p.name] for p in plan.passes if p.draft.merge is not None)
     around = max(0.0, seen.seconds - sum(seen.walls.values()))  # start of workers, audit, publishing
-    total = sum(passes.values()) + around
+    total = float(sum(passes.values())) + around
     spread = _spread(seen)
     ratios, present, records = _sizes(seen)
     sizes = {name: ratios.get(name.partition("@")[0], 1.0) * array.nbytes for name, array in plan.arrays.items()}
@@ -179,6 +185,10 @@ def _fitted(p: Pass, units: Units) -> _Fit:
     took = np.array([_seconds(line) for _, line in lines])
     if p.draft.merge is not None or p.name == PARTS:
         return _Fit(unit=float(took.sum()), busy=[float(took.sum())])
+    if few := _count_few(p):
+        is_few = np.array([_comes_first(p, unit) for unit, _ in lines])
+        light = float(took[~is_few].mean()) if not is_few.all() else 0.0
+        return _Fit(unit=light, few=float(took[is_few].sum()) / few - light, busy=took.tolist())
     seen = Counter(line.get("worker") for _, line in lines)
     early = FIRST_UNITS if len(lines) > 3 * len(seen) else 1
     met: Counter[Any] = Counter()
@@ -197,13 +207,27 @@ def _fitted(p: Pass, units: Units) -> _Fit:
     return _Fit(unit=a, voxel=b / scale, first=s, busy=took.tolist())
 
 
-def _wall(p: Pass, small: Pass, fit: _Fit, growth: float, workers: int) -> float:
-    """Seconds of a pass of the whole run, or of the samples' (p is small, growth 1)."""
+def _comes_first(p: Pass, unit: int) -> bool:
+    return any(isinstance(step, Uneven) and step.comes_first(p.draft.grid.core_of(unit)) for step in p.draft.steps)
+
+
+def _count_few(p: Pass) -> int:
+    """How many units of a pass cost far more than the others."""
+    return sum(step.count_first() for step in p.draft.steps if isinstance(step, Uneven))
+
+
+def _wall(p: Pass, fit: _Fit, growth: float, workers: int, quickest: float = 0.0) -> float:
+    """Seconds of a pass of the whole run, or of the samples' (growth 1).
+
+    quickest : seconds that a merge of nothing takes
+    """
     if p.draft.merge is not None:
-        return fit.unit * growth
+        return quickest + max(0.0, fit.unit - quickest) * growth
     if p.name == PARTS:
         return fit.unit * growth / min(workers, p.units)
-    total = fit.total(p.units, _all_voxels(p))
+    total = fit.total(p)
+    if few := _count_few(p):  # these go out first, the others fill the gaps
+        return max(total / workers, fit.few * ceil(few / workers))
     rounds = ceil(p.units / workers) * workers / p.units
     return total / workers * rounds + fit.first
 
@@ -217,7 +241,7 @@ def _factor(seen: Seen, fits: Mapping[str, _Fit], workers: int) -> float:
             continue
         measured += wall
         # The longest unit bounds a pass of few and unequal ones, which a whole run does not have.
-        said += max(_wall(p, p, fits[p.name], 1.0, workers), max(fits[p.name].busy, default=0.0))
+        said += max(_wall(p, fits[p.name], 1.0, workers), max(fits[p.name].busy, default=0.0))
     return min(1.5, max(0.5, measured / said)) if said > 0 else 1.0
 
 
@@ -254,7 +278,7 @@ def _spread(seen: Seen) -> float:
         return LEAST_RANGE
     rates = seconds / voxels
     error = float(rates.std(ddof=1) / sqrt(seen.places) / rates.mean()) if rates.mean() > 0 else 0.0
-    return min(MOST_RANGE, max(LEAST_RANGE, 2 * error))
+    return float(min(MOST_RANGE, max(LEAST_RANGE, 2 * error)))
 
 
 def _sizes(seen: Seen) -> tuple[dict[str, float], float, float]:

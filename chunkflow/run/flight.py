@@ -296,8 +296,14 @@ class Flight(Generic[U]):
         del self._running[key]
         watchdog.forget(unit)
         self._cluster.client.cancel([future], force=True)
-        log.warning("unit %s is given up: %s", unit, where)
+        log.warning("%s: given up, %s", _named(unit), where)
         return where
+
+
+def _named(unit: object) -> str:
+    """For the log: blocks of a group are as good as consecutive."""
+    several = unit if isinstance(unit, tuple) else (unit,)
+    return f"block {several[0]}" if len(several) == 1 else f"blocks {several[0]} to {several[-1]}"
 
 
 def _outcome(future: Any, seconds: float) -> Any:

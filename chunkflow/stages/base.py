@@ -112,6 +112,14 @@ class BlockStep(Protocol):
 
 
 @runtime_checkable
+class OtherOnDevice(Protocol):
+    """A block step that needs other memory on a GPU than on the host."""
+
+    def device_working_bytes(self, out: Triple) -> int:
+        """As `BlockStep.working_bytes`, of the GPU's memory."""
+
+
+@runtime_checkable
 class Idler(Protocol):
     """A block step, alone in its pass, that may know from merged values that nobody wants what it makes."""
 
@@ -130,6 +138,9 @@ class Uneven(Protocol):
 
     def comes_first(self, core: Box) -> bool:
         """Whether a block is one of those, which go out before the others, each to another worker."""
+
+    def count_first(self) -> int:
+        """How many those are."""
 
 
 def in_order(steps: Sequence[BlockStep], units: Sequence[int], grid: Grid) -> Sequence[int]:

@@ -93,6 +93,9 @@ class Probe:
     def comes_first(self, core: Box) -> bool:
         return self._sample(core) is not None
 
+    def count_first(self) -> int:
+        return len(self.samples)
+
     def _widened(self, factor: float) -> Triple:
         return wider(self.halo, factor, self.restoration.psf_shape)
 

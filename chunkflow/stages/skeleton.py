@@ -51,6 +51,7 @@ from chunkflow.stages.parameters import check_parameters
 
 THINNING_HALO = 8  # cheapest on networks: 1 % of the voxels stay open for the tree
 
+THINNING_BYTES, DEVICE_THINNING_BYTES = 18, 25  # per voxel of a crop
 TOLD_BYTES = 48  # what a joint is told, per voxel on three sides of a block below it: 9 B each, of few of them
 LONG_VOXELS = 5  # long side per short one: at 10, a rod 18 um long and 1.8 um wide had 8.0 um of the 15.6 um in cubes
 
@@ -183,8 +184,14 @@ class Thin:
         return {"inscribed_label": found.label, "inscribed_d2": found.value}
 
     def working_bytes(self, out: Triple) -> int:
+        return self._bytes(out, THINNING_BYTES)
+
+    def device_working_bytes(self, out: Triple) -> int:
+        return self._bytes(out, DEVICE_THINNING_BYTES)
+
+    def _bytes(self, out: Triple, thinning: int) -> int:
         crop, wide = (prod(n + 2 * beyond for n in out) for beyond in (self.halo, self.halo + MARGIN))
-        return max(25 * crop, 14 * wide) + 32 * 2**20  # thinning on a GPU; a CPU takes 18 B a voxel of the crop
+        return max(thinning * crop, 14 * wide) + 32 * 2**20
 
 
 def _decided(

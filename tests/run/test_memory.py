@@ -51,7 +51,7 @@ def test_no_pass_takes_more_than_is_projected(kind: str, tmp_path: Path) -> None
 
 
 PSF = cf.Psf(fwhm_um=(0.6, 0.25, 0.25))
-DEPTH = cf.Psf(microscope="confocal", objective="63x/1.4 oil", emission_nm=525, slab_um=4.0, size=(13, 11, 11))
+DEPTH = cf.Psf(microscope="confocal", objective="60x/1.2 water", emission_nm=525, slab_um=4.0, size=(13, 11, 11))
 RESTORATIONS = {
     **{
         name: cf.Deconvolve(
@@ -121,12 +121,12 @@ def test_a_worker_takes_no_more_than_a_process_for_a_tiny_volume(tiny_volume: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("side", [96, 192])
-def test_the_projection_is_at_least_the_peak_and_at_most_half_as_much_again(side: int, tmp_path: Path) -> None:
-    suites.write_volume(tmp_path / "in.ome.zarr", _image("tubes", (160, 192, 192)), VOXEL_UM)
+@pytest.mark.parametrize(("side", "most"), [(96, 1.5), (192, 1.7)])  # large blocks are projected as if full of objects
+def test_the_projection_is_at_least_the_peak_and_not_much_more(side: int, most: float, tmp_path: Path) -> None:
+    suites.write_volume(tmp_path / "in.ome.zarr", _image("tubes", (160, 192, 384)), VOXEL_UM)
     plan = cf.Pipeline(_stages()).plan(tmp_path / "in.ome.zarr", tmp_path / "out", block=(side,) * 3)
-    measured = _measured(plan, 2)
-    assert measured <= plan.peak_bytes <= 1.5 * measured
+    measured = _measured(plan, 1)  # which reads ahead, of as many blocks
+    assert measured <= plan.peak_bytes <= most * measured
 
 
 @pytest.mark.slow
