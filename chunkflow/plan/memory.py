@@ -35,6 +35,18 @@ def widest_block(grid: Grid) -> int:
     return grid.index(triple(tuple((n - 1) // 2 for n in grid.counts)))
 
 
+def next_widest_block(grid: Grid) -> int:
+    """The largest block but for that one: of a grid of a few, it may be clipped. One block is its own."""
+    position = grid.position(widest_block(grid))
+    beside = (
+        triple(tuple(p + step * (axis == along) for axis, p in enumerate(position)))
+        for along in range(3)
+        for step in (-1, 1)
+        if 0 <= position[along] + step < grid.counts[along]
+    )
+    return max(map(grid.index, beside), key=lambda block: grid.core_of(block).size, default=0)
+
+
 def unit_bytes(
     steps: Sequence[BlockStep],
     grid: Grid,
@@ -60,8 +72,11 @@ def ahead_bytes(
     writes: Mapping[str, str],
     arrays: Mapping[str, tuple[Triple, str]],
 ) -> int:
-    """Bytes of a unit that has been read, or of one that is written. Parameters as for `unit_bytes`."""
-    core = grid.core_of(widest_block(grid))
+    """Bytes of a unit that has been read, or of one that is written, beside the largest.
+
+    Parameters as for `unit_bytes`.
+    """
+    core = grid.core_of(next_widest_block(grid))
     stored = [name for step in steps for name in step.produces if name in writes]
     outs, wanted = boxes_of_chain(steps, core, Box.of_shape(grid.shape), stored)
     read = sum(box.clip(Box.of_shape(arrays[n][0])).size * np.dtype(arrays[n][1]).itemsize for n, box in wanted.items())

@@ -191,7 +191,7 @@ class Thin:
 
     def _bytes(self, out: Triple, thinning: int) -> int:
         crop, wide = (prod(n + 2 * beyond for n in out) for beyond in (self.halo, self.halo + MARGIN))
-        return max(thinning * crop, 14 * wide) + 32 * 2**20
+        return max(thinning * crop, 14 * wide) + decisions.TABLE_BYTES
 
 
 def _decided(

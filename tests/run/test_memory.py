@@ -182,6 +182,8 @@ def test_the_block_that_is_budgeted_reads_as_much_as_any(shape: Triple) -> None:
     for halo in (0, 3, 40):
         reads = [grid.read_of(index, (halo,) * 3).size for index in range(len(grid))]
         assert grid.read_of(memory.widest_block(grid), (halo,) * 3).size == max(reads)
+        sizes = sorted((grid.core_of(index).size for index in range(len(grid))), reverse=True)
+        assert grid.core_of(memory.next_widest_block(grid)).size == (sizes[1:] or sizes)[0]
 
 
 def test_peaks_add_up_what_is_held_at_one_time() -> None:
