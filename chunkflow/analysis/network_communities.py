@@ -13,7 +13,6 @@ import random
 from dataclasses import dataclass
 from math import nan
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,6 +68,8 @@ def modularity(links: Ints, of_node: Ints) -> float:
 
 
 def _by_networkx(links: Ints, nodes: int, seed: int) -> Ints:
+    import networkx as nx  # workers that find no communities do without
+
     graph: nx.Graph[int] = nx.Graph()
     graph.add_nodes_from(range(nodes))
     graph.add_edges_from(links.tolist())

@@ -15,14 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, pi
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 from scipy.special import roots_legendre
 
 from chunkflow.geometry.box import Triple
 from chunkflow.kernels.pupil import Pupil, Values
+
+if TYPE_CHECKING:
+    from scipy.interpolate import CubicSpline
 
 TripleUm = tuple[float, float, float]
 
@@ -147,6 +150,8 @@ def _points(n: int, voxel_um: float, oversample: int) -> Values:
 
 def _spline(light: Beam, stage: Values, largest_um: float) -> CubicSpline:
     """Radius to (..., Z) intensities. Even in the radius, hence flat at 0."""
+    from scipy.interpolate import CubicSpline  # 20 MiB, which workers do without
+
     # three nodes at least, and one beyond: a coarse grid of one column still has a spline
     radii = np.arange(max(ceil(largest_um / light.step_um) + 2, 4), dtype=np.float64) * light.step_um
     values = light.intensity(stage, radii).T

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import PPoly, make_interp_spline
 
 from chunkflow.errors import InputError
 from chunkflow.geometry.box import Triple, triple
@@ -97,6 +96,8 @@ def fwhm(psf: NDArray[Any], voxel_um: TripleUm) -> NDArray[np.float64]:
 
 
 def _line_fwhm(line: Profile, peak: int) -> float:
+    from scipy.interpolate import PPoly, make_interp_spline  # 20 MiB, which workers do without
+
     curve = PPoly.from_spline(make_interp_spline(np.arange(len(line)), line, k=5 if len(line) > 5 else 3))
     near = np.linspace(max(peak - 1, 0), min(peak + 1, len(line) - 1), 2001)
     values = curve(near)

@@ -27,6 +27,14 @@ RANK_ONE = 1e-6
 """Of the peak: how far a PSF may be from the product of its profiles. Its own float32 values are rounded to 6e-8."""
 
 
+STRIP_VALUES = 2048
+"""Values that are summed at a time: with those they are sums of, what the nearest cache of a core holds."""
+
+
+SLABS = 2
+"""Times the slabs of an FFT, that planes are fetched so many times less often to be summed along z."""
+
+
 @dataclass(frozen=True, slots=True)
 class Profiles:
     """The profiles of a PSF along z, y, x: each sums to 1, centre at length // 2, float32."""
@@ -132,13 +140,13 @@ class SeparableBlur:
 
     def over_planes(self, count: int, work: Callable[[slice], None]) -> None:
         """Call `work` for slabs of the first `count` planes."""
-        self._over(count, 4 * self.padded[1] * self.padded[2], work)
+        self._over(count, 4 * self.padded[1] * self.padded[2] // SLABS, work)
 
 
 def working_set_bytes(shape: Triple, domain: Triple) -> int:
     """Bytes of a `SeparableBlur`: planes of estimate and data, and a few slabs in flight (one thread)."""
     loaded = domain[0] * shape[1] * shape[2] + shape[0] * domain[1] * domain[2]
-    return 4 * loaded + 5 * max(2**19, 4 * domain[1] * domain[2])
+    return 4 * loaded + 5 * max(SLABS * 2**19, 4 * domain[1] * domain[2])
 
 
 def _plain(values: Any) -> NDArray[np.float32]:
@@ -148,70 +156,110 @@ def _plain(values: Any) -> NDArray[np.float32]:
 @njit(cache=True, nogil=True, fastmath={"contract"})
 def _blur_planes(planes, along_y, along_x, centres, size, result):  # type: ignore[no-untyped-def]
     """Sums along y and x on a torus of `size` (Fy, Fx), of planes (k, A, B) that are 0 beyond, for the first voxels of
-    `result` (k, P, Q)."""
-    count, height, width = planes.shape
+    `result` (k, P, Q).
+
+    A strip of rows at a time: its lines, as long as the sums along x reach, stand one after the other, so that both
+    sums are those of one long line; what lies between rows is computed too, and left.
+    """
     rows, columns = result.shape[1:]
-    taps = len(along_x)
-    blurred = np.empty((height, columns), np.float32)
-    line = np.empty(columns + taps - 1, np.float32)
-    before = taps - 1 - centres[1]
-    flipped = along_x[::-1].copy()
-    sources, weights = np.empty(len(along_y), np.int64), np.empty(len(along_y), np.float32)
-    for plane in range(count):
-        for y in range(height):
-            source = -before % size[1]
-            for j in range(len(line)):
-                line[j] = planes[plane, y, source] if source < width else np.float32(0)
-                source = source + 1 if source + 1 < size[1] else 0
-            for x in range(columns):
-                blurred[y, x] = 0
-            for t in range(0, taps - 3, 4):  # four terms at a time: that many fewer stores
-                a, b, c, d = flipped[t], flipped[t + 1], flipped[t + 2], flipped[t + 3]
-                p, q, r, s = line[t:], line[t + 1 :], line[t + 2 :], line[t + 3 :]  # x + t would hinder vectorising
+    taps_y, taps_x = len(along_y), len(along_x)
+    wide, more = columns + taps_x - 1, taps_y - 1
+    strip = max(1, STRIP_VALUES // wide)
+    lines = np.zeros((strip + more) * wide + taps_x - 1, np.float32)
+    blurred = np.zeros((strip + more) * wide + taps_x - 1, np.float32)
+    total = np.empty(strip * wide, np.float32)
+    weights_y, weights_x = along_y[::-1].copy(), along_x[::-1].copy()
+    shifts_y, shifts_x = np.arange(taps_y) * wide, np.arange(taps_x)
+    first_y, first_x = (centres[0] - more) % size[0], (centres[1] - taps_x + 1) % size[1]
+    for plane in range(len(planes)):
+        held = 0
+        for y in range(0, rows, strip):
+            here = min(strip, rows - y)
+            for row in range(held, here + more):
+                line = lines[row * wide : (row + 1) * wide]
+                _unroll(planes[plane], (first_y + y + row) % size[0], first_x, size[1], line)
+            _add_shifted(lines[held * wide :], shifts_x, weights_x, taps_x, blurred[held * wide : (here + more) * wide])
+            _add_shifted(blurred, shifts_y, weights_y, taps_y, total[: here * wide])
+            for row in range(here):
+                there, line = result[plane, y + row], total[row * wide :]
                 for x in range(columns):
-                    blurred[y, x] += (a * p[x] + b * q[x]) + (c * r[x] + d * s[x])
-            for t in range(taps - taps % 4, taps):
-                a, p = flipped[t], line[t:]
-                for x in range(columns):
-                    blurred[y, x] += a * p[x]
-        for y in range(rows):
-            used = _terms(along_y, centres[0], size[0], height, y, sources, weights)
-            for x in range(columns):
-                result[plane, y, x] = 0
-            for t in range(0, used - 3, 4):
-                a, b, c, d = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
-                e, f, g, h = sources[t], sources[t + 1], sources[t + 2], sources[t + 3]
-                for x in range(columns):
-                    result[plane, y, x] += (a * blurred[e, x] + b * blurred[f, x]) + (
-                        c * blurred[g, x] + d * blurred[h, x]
-                    )
-            for t in range(used - used % 4, used):
-                a, e = weights[t], sources[t]
-                for x in range(columns):
-                    result[plane, y, x] += a * blurred[e, x]
+                    there[x] = line[x]
+            last = blurred[here * wide :]
+            for i in range(more * wide):
+                blurred[i] = last[i]
+            held = more
+
+
+@njit(cache=True, nogil=True)
+def _unroll(plane, row, first, size, line):  # type: ignore[no-untyped-def]
+    """`line` from a row of a plane that is 0 beyond, on a torus of `size` columns, from column `first` on."""
+    height, width = plane.shape
+    if row >= height:
+        line[:] = 0
+        return
+    done, source = 0, first
+    while done < len(line):
+        if source < width:
+            run = min(len(line) - done, width - source)
+            there, here = line[done:], plane[row, source:]
+            for i in range(run):
+                there[i] = here[i]
+        else:
+            run = min(len(line) - done, size - source)
+            line[done : done + run] = 0
+        done += run
+        source = source + run if source + run < size else 0
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
 def _blur_columns(planes, along_z, centre, size, first, result):  # type: ignore[no-untyped-def]
     """Sums along z on a torus of `size`, of planes (n, P, Q) that are 0 beyond, for planes from `first` on."""
-    depth, rows, columns = planes.shape
-    sources, weights = np.empty(len(along_z), np.int64), np.empty(len(along_z), np.float32)
-    for y in range(rows):
-        for k in range(result.shape[0]):
-            used = _terms(along_z, centre, size, depth, first + k, sources, weights)
-            for x in range(columns):
-                result[k, y, x] = 0
-            for t in range(0, used - 3, 4):
-                a, b, c, d = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
-                p, q, r, s = sources[t], sources[t + 1], sources[t + 2], sources[t + 3]
-                for x in range(columns):
-                    result[k, y, x] += (a * planes[p, y, x] + b * planes[q, y, x]) + (
-                        c * planes[r, y, x] + d * planes[s, y, x]
-                    )
-            for t in range(used - used % 4, used):
-                a, p = weights[t], sources[t]
-                for x in range(columns):
-                    result[k, y, x] += a * planes[p, y, x]
+    depth, plane = len(planes), planes[0].size
+    values, sums = planes.reshape(-1), result.reshape(-1)
+    shifts, weights = np.empty(len(along_z), np.int64), np.empty(len(along_z), np.float32)
+    for start in range(0, plane, STRIP_VALUES):
+        stop = min(plane, start + STRIP_VALUES)
+        for k in range(len(result)):
+            used = _terms(along_z, centre, size, depth, first + k, shifts, weights)
+            for t in range(used):
+                shifts[t] *= plane
+            _add_shifted(values[start:], shifts, weights, used, sums[k * plane + start : k * plane + stop])
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _add_shifted(values, shifts, weights, used, result):  # type: ignore[no-untyped-def]
+    """result[i] = sum over t of weights[t] * values[i + shifts[t]], eight terms at a time, so that few are stored."""
+    count = len(result)
+    result[:] = 0
+    t = 0
+    while t + 8 <= used:
+        a, b, c, d = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
+        e, f, g, h = weights[t + 4], weights[t + 5], weights[t + 6], weights[t + 7]
+        p, q, r, s = values[shifts[t] :], values[shifts[t + 1] :], values[shifts[t + 2] :], values[shifts[t + 3] :]
+        u, v = values[shifts[t + 4] :], values[shifts[t + 5] :]  # i + shift would hinder vectorising
+        w, z = values[shifts[t + 6] :], values[shifts[t + 7] :]
+        for i in range(count):
+            total = result[i] + a * p[i]
+            total += b * q[i]
+            total += c * r[i]
+            total += d * s[i]
+            total += e * u[i]
+            total += f * v[i]
+            total += g * w[i]
+            total += h * z[i]
+            result[i] = total
+        t += 8
+    while t + 2 <= used:
+        a, b = weights[t], weights[t + 1]
+        p, q = values[shifts[t] :], values[shifts[t + 1] :]
+        for i in range(count):
+            total = result[i] + a * p[i]
+            result[i] = total + b * q[i]
+        t += 2
+    if t < used:
+        a, p = weights[t], values[shifts[t] :]
+        for i in range(count):
+            result[i] += a * p[i]
 
 
 @njit(cache=True, nogil=True)

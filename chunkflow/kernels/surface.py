@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from chunkflow.kernels.components import dense_labels, ranked_runs
 from chunkflow.kernels.runs import end_of_run
@@ -116,6 +115,8 @@ def direction_weights(voxel_um: Floats3) -> NDArray[np.float64]:
     them negative, bring that near 1 for planes of all orientations and, each as heavy as all planes together, for tori
     around the three axes, in the least-squares sense. For balls it is 1, because they add up to 1.
     """
+    from scipy.optimize import nnls  # 13 MiB, which workers that measure no surfaces do without
+
     middle = (np.arange(_PLANES_PER_AXIS) + 0.5) / _PLANES_PER_AXIS
     planes = _seen(_normals(middle), voxel_um)
     torus = _normals(np.sin(middle * (np.pi / 2)))

@@ -38,10 +38,10 @@ from chunkflow.plan.pipeline import Pipeline
 from chunkflow.stages.base import ChannelImage, Record, RegionImage
 from chunkflow.stages.measure import Measure
 from chunkflow.storage import rois
+from chunkflow.storage.column_units import UNITS
 from chunkflow.storage.inventory import missing_chunks
 from chunkflow.storage.omezarr import channel_of
 from chunkflow.storage.stores import place_of
-from chunkflow.storage.tables import UNITS
 from chunkflow.storage.tiff_stack import SUFFIXES
 from chunkflow.storage.volume import Volume
 

@@ -26,8 +26,9 @@ def contrast_window(coarsest: Volume, limits: tuple[float, float]) -> tuple[floa
     """Values to show as black and as full colour; `limits`, the range, where the percentiles are one value."""
     grid = Grid(coarsest.shape, triple(BOX))
     chosen = np.random.default_rng(0).permutation(len(grid))[:BOXES].tolist()
-    values = np.concatenate([coarsest.read(grid.core_of(index)).ravel() for index in sorted(chosen)])
-    values = values[:: -(-len(values) // VALUES) | 1]  # an odd step meets all columns of a box
+    boxes = [grid.core_of(index) for index in sorted(chosen)]
+    step = -(-sum(box.size for box in boxes) // VALUES) | 1  # odd, so that it meets all columns of a box
+    values = np.concatenate([coarsest.read(box).ravel()[::step].copy() for box in boxes])
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     if not len(finite):
         return limits

@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import dask
-import dask.array
 from dask.utils import key_split
 from distributed import Client, LocalCluster
 from distributed.comm.addressing import get_address_host_port
@@ -281,6 +280,8 @@ def check_certificates(address: str) -> None:
 
 def as_dask_array(array: Any) -> Any:
     """A zarr array as a lazy dask array of the same chunks."""
+    import dask.array
+
     return dask.array.from_array(array, chunks=array.shards or array.chunks)
 
 

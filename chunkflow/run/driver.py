@@ -44,7 +44,6 @@ from chunkflow.run.lock import OutputLock, next_epoch
 from chunkflow.run.ongoing import Run
 from chunkflow.run.outstanding import Accepted, forget, lost_units, outstanding, reusable
 from chunkflow.run.places import Places
-from chunkflow.run.publish import publish
 from chunkflow.run.temporaries import drop_others, drop_read
 from chunkflow.run.visit import run_pass
 from chunkflow.run.worker import OnOom, StaleRunError
@@ -105,8 +104,6 @@ def run_plan(
     ------
     ChunkflowError : and its kinds, each with its exit code.
     """
-    from chunkflow.run.result import Result, open_result
-
     say = Stream(on_event)
     found = chosen_device(device, on=on, options=options)
     say({"event": "device", "text": str(found)})
@@ -132,6 +129,8 @@ def run_plan(
                 run = Run(plan, places, journal, engine, found, epoch, say, on_oom, accepted, command)
                 has_begun = True
                 _run_locked(run, base)
+            from chunkflow.run.result import open_result
+
             result = open_result(plan.output)
             if report:
                 say.flush()
@@ -140,6 +139,8 @@ def run_plan(
         is_ours = not isinstance(error, StaleRunError | OutputInUseError)
         if report and has_begun and is_ours:
             with suppress(Exception):  # nothing may stand before the error of the run
+                from chunkflow.run.result import Result
+
                 say.flush()
                 if _write_report(Result(plan.output), say):
                     say({"event": "report", "path": str(plan.output / "report.html")})
@@ -232,6 +233,8 @@ def _compute(run: Run, described: Mapping[str, Any]) -> None:
     for warning in kinds_of_run(findings.states):
         run.say({"event": "warning", "text": warning})
     _audit(run)
+    from chunkflow.run.publish import publish  # tables, pandas, pyarrow: 60 MiB, not to be held for the whole run
+
     publish(run.plan, run.places, run.journal)
     drop_others(run)
 

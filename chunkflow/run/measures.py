@@ -21,7 +21,7 @@ from chunkflow.analysis.network import volume_network
 from chunkflow.run.findings import Findings
 from chunkflow.run.places import run_folder
 from chunkflow.run.result import Result
-from chunkflow.storage.tables import UNITS
+from chunkflow.storage.column_units import UNITS
 
 Row = dict[str, Any]
 

@@ -52,7 +52,7 @@ class RestoreTile:
     dtype: str
     scale: float | None
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     produces: ClassVar[tuple[str, ...]] = ("deconvolved",)
     on_device: ClassVar[bool] = True
 

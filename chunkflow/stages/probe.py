@@ -79,7 +79,7 @@ class Probe:
     finds_stop: bool
     voxel_um: tuple[float, float, float]
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     produces: ClassVar[tuple[str, ...]] = ()
     on_device: ClassVar[bool] = True
 

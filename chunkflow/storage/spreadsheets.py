@@ -20,9 +20,9 @@ import pyarrow.compute
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from chunkflow.storage.column_units import UNITS
 from chunkflow.storage.files import atomic_path, local_copy
 from chunkflow.storage.stores import Place
-from chunkflow.storage.tables import UNITS
 
 SHEET_ROWS = 1_048_576
 _SHEET_NAME = 31  # characters that Excel allows

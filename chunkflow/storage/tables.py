@@ -25,11 +25,9 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from chunkflow.errors import InputNotFoundError, UsageError
+from chunkflow.storage.column_units import UNITS
 from chunkflow.storage.files import atomic_path, local_copy, write_atomic
 from chunkflow.storage.stores import Place, place_of
-
-UNITS = {"um": "um", "um2": "um^2", "um3": "um^3", "vox": "voxel"}
-"""By the last word of a column's name."""
 
 GROUP_ROWS = 2**15
 """Rows of a group in Parquet, however a table comes in parts: 20 MiB of a table of objects, and as much to encode."""

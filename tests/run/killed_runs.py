@@ -24,7 +24,7 @@ from typing import Any
 
 import chunkflow as cf
 from chunkflow.backend import compute_kind, find_device
-from chunkflow.run import driver, journal, publish, worker
+from chunkflow.run import journal, publish, worker
 from chunkflow.run.status import status
 
 
@@ -76,14 +76,14 @@ def _kill_at(kind: str, what: str, plan: cf.Plan) -> Callable[[Any], None]:
 
         worker.write_record = write_or_die
     if kind == "publish":
-        publish_whole = driver.publish
+        publish_whole = publish.publish
 
         def publish_and_die(*arguments: Any) -> None:
             for owner, name in ((Path, "rename"), (Path, "replace"), (shutil, "rmtree")):
                 setattr(owner, name, _dying(getattr(owner, name), lambda: happens(int(what))))
             publish_whole(*arguments)
 
-        driver.publish = publish_and_die
+        publish.publish = publish_and_die
         assert publish.shutil is shutil
     return lambda event: None
 
