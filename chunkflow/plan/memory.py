@@ -17,11 +17,11 @@ from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.grid import Grid
 from chunkflow.stages.base import BlockStep, OtherOnDevice, boxes_of_chain
 
-PROCESS_BYTES = 360 * 2**20
+PROCESS_BYTES = 340 * 2**20
 """A worker that holds no voxel, and what the allocator keeps of freed memory: workers that start from nothing (SLURM, a
-scheduler by address) peaked 350 MiB above what their passes hold, those of a local cluster, which are forked, 60 MiB
-less (blocks of 96^3 of 384^3, every stage; Linux, Python 3.11). One that compiles kernels, once per installation, takes
-up to 100 MiB more."""
+scheduler by address) peaked up to 340 MiB above what their passes hold, those of a local cluster, which are forked, 50
+MiB less (blocks of 64^3 to 160^3 of 384^3, every stage; Linux, Python 3.11). One that compiles kernels, once per
+installation, takes up to 100 MiB more."""
 
 TORCH_BYTES = 320 * 2**20
 """What torch adds once a small network has run: 310 MiB measured on a CPU."""

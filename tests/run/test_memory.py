@@ -117,7 +117,7 @@ def _measured(plan: cf.Plan, workers: int) -> int:
 def test_a_worker_takes_no_more_than_a_process_for_a_tiny_volume(tiny_volume: Path, tmp_path: Path) -> None:
     plan = cf.Pipeline(_stages()).plan(tiny_volume, tmp_path / "out", block=(24, 24, 24))
     measured = _measured(plan, 2)
-    assert measured <= plan.peak_bytes <= 1.5 * measured
+    assert measured <= plan.peak_bytes <= 1.6 * measured  # a plan counts workers that are not forked: 50 MiB more
 
 
 @pytest.mark.slow
