@@ -16,6 +16,6 @@ class CompressedUNet(UNet):
         super().__init__(config)
         self.asinh = float(asinh)
 
-    def forward(self, image: torch.Tensor, margin: Triple = (0, 0, 0)) -> torch.Tensor:
+    def forward(self, image: torch.Tensor, margin: Triple = (0, 0, 0), *, whole: bool = False) -> torch.Tensor:
         """As `UNet.forward`."""
-        return super().forward(torch.asinh(image * self.asinh) / asinh_of(self.asinh), margin)
+        return super().forward(torch.asinh(image * self.asinh) / asinh_of(self.asinh), margin, whole=whole)

@@ -187,7 +187,7 @@ def _fitting(model: Model, shape: Triple, how: Application) -> str:
     from chunkflow.models.trace import peak_bytes
 
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
-    batch = min(how.batch - 1, free // peak_bytes(model, shape, margin=how.margin))
+    batch = min(how.batch - 1, free // peak_bytes(model, shape, margin=how.margin, whole=True))
     return f"Use batch: {batch}, or a smaller patch" if batch else "Use a smaller patch, or a GPU with more memory"
 
 

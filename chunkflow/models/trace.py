@@ -55,15 +55,17 @@ def reach(model: Model) -> Triple | None:
 
 
 @lru_cache(maxsize=64)
-def peak_bytes(model: Model, shape: Triple, *, batch: int = 1, margin: Triple = (0, 0, 0)) -> int:
+def peak_bytes(model: Model, shape: Triple, *, batch: int = 1, margin: Triple = (0, 0, 0), whole: bool = False) -> int:
     """Bytes of the tensors that are alive at a time while a batch of patches goes through the network, weights aside.
 
-    shape : of a patch; margin : of its output that is not wanted
+    shape : of a patch; margin : of its output that is not wanted; whole : on a GPU or compiled, where layers of our own
+    networks go over whole patches
     """
     import torch
     from torch.func import functional_call
 
     from chunkflow.models.alive import Alive
+    from chunkflow.models.unet import UNet
 
     module = model.module
     if not isinstance(module, torch.nn.Module):
@@ -71,8 +73,10 @@ def peak_bytes(model: Model, shape: Triple, *, batch: int = 1, margin: Triple = 
     named = chain(module.named_parameters(), module.named_buffers())
     weights = {name: value.to("meta") for name, value in named}
 
+    ways = {"whole": whole} if isinstance(module, UNet) else {}
+
     def applied(image: torch.Tensor, *more: Any) -> Any:
-        return functional_call(module, weights, (image, *more))
+        return functional_call(module, weights, (image, *more), ways)
 
     try:
         image = torch.empty((batch, model.in_channels, *shape), device="meta")

@@ -21,7 +21,7 @@ is why patches lie on one lattice for the whole volume. Batch norm uses stored s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from math import prod
@@ -29,10 +29,10 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from chunkflow.errors import ModelError, nearest
+from chunkflow.models import planes
+from chunkflow.models.layers import Growth, Pointwise, ResidualBlock, is_channels_last, same_padding
 
 Triple = tuple[int, int, int]
 Dimensions = Literal["3d", "2.5d", "2d"]
@@ -153,38 +153,100 @@ class UNet(nn.Module):
         self.stem = _strided(config.in_channels, widths[0], config.stem) if has_stem else nn.Identity()
         inputs = (widths[0] if has_stem else config.in_channels, *widths[:-1])
         self.down = nn.ModuleList(
-            _ResidualBlock(before, width, kernel, config.norm)
+            ResidualBlock(before, width, kernel, config.norm)
             for before, width, kernel in zip(inputs, widths, kernels, strict=True)
         )
         self.pools = nn.ModuleList(nn.MaxPool3d(step) for step in steps)
         self.grow = nn.ModuleList(
-            _Growth(coarse, fine, kernel_size=step, stride=step)
+            Growth(coarse, fine, kernel_size=step, stride=step)
             for (fine, coarse), step in zip(pairwise(widths), steps, strict=True)
         )
         self.up = nn.ModuleList(
-            _ResidualBlock(2 * width, width, kernel, config.norm)
+            ResidualBlock(2 * width, width, kernel, config.norm)
             for width, kernel in zip(widths[:-1], kernels[:-1], strict=True)
         )
         self.finer = tuple(a * b for a, b in zip(config.stem, config.upsampling, strict=True))
         kernel = kernels[0] if prod(self.finer) > 1 else (1, 1, 1)
-        head = _Pointwise if max(kernel) == 1 else nn.Conv3d
-        self.head = head(widths[0], config.out_channels * prod(self.finer), kernel, padding=_same(kernel))
+        head = Pointwise if max(kernel) == 1 else nn.Conv3d
+        self.head = head(widths[0], config.out_channels * prod(self.finer), kernel, padding=same_padding(kernel))
 
-    def forward(self, image: torch.Tensor, margin: Triple = (0, 0, 0)) -> torch.Tensor:
+    def forward(self, image: torch.Tensor, margin: Triple = (0, 0, 0), *, whole: bool = False) -> torch.Tensor:
         """The output of every voxel, or of those that lie `margin` voxels (multiples of the stride) inside the image.
 
-        The way up, which is most of the work, then computes what these voxels depend on and no more.
+        The way up, which is most of the work, then computes what these voxels depend on and no more. On a CPU blocks go
+        by planes where they can (see `models.planes`), unless they are to go over the patch as a whole.
         """
         joined, needed, last = self._margins(margin)
-        x = self.down[0](self.stem(image))
-        skips = []
-        for pool, block, inner in zip(self.pools, self.down[1:], joined, strict=True):
+        if not whole and self._goes_by_planes(image):
+            parts = [self._by_planes(part, joined, needed, last) for part in torch.split(image, 1)]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        skips, x = [], self.stem(image)
+        for block, pool, inner in zip(self.down[:-1], self.pools, joined, strict=True):
+            x = block(x)
             skips.append(_trimmed(x, inner))
-            x = block(pool(x))
+            x = pool(x)
+        x = self.down[-1](x)
         for level in reversed(range(len(skips))):
             x = self.grow[level](_trimmed(x, needed[level]))
             x = self.up[level](torch.cat((skips.pop(), x), dim=1))
         return _to_space(_trimmed(self.head(x), last), self.finer)
+
+    def _goes_by_planes(self, image: torch.Tensor) -> bool:
+        """Whether some planes are computed at a time: where there are many, nothing looks at a whole patch, nobody asks
+        for gradients, and the voxels of the output are those of the input."""
+        if (
+            self.training
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or torch._C._get_tracing_state() is not None
+        ):
+            return False
+        alone = self.config.norm in ("batch", "none") and prod(self.finer) == 1
+        is_large = prod(image.shape[2:]) * self.config.widths[0] * image.element_size() > planes.SLAB_BYTES
+        return alone and is_large and image.device.type in ("cpu", "meta")
+
+    def _by_planes(self, image: torch.Tensor, joined: list[Triple], needed: list[Triple], last: Triple) -> torch.Tensor:
+        """The output of one patch, each block some planes at a time."""
+        margins, skips, x = [last, *needed], [], image
+        for level, inner in enumerate(joined):
+            skip, x = self._down_by_planes(level, x, inner)
+            skips.append(skip)
+        slabs = planes.block_by_planes(_block(self.down, -1), _copied(x), x.shape)
+        x = self._collected(len(skips), slabs, x.shape[2:], margins[-1])
+        for level in reversed(range(len(skips))):
+            fill, shape, step = self._joint(level, skips.pop(), x)
+            slabs = planes.block_by_planes(_block(self.up, level), fill, shape, multiple=step, unit=step)
+            x = self._collected(level, slabs, shape[2:], margins[level])
+        return x
+
+    def _down_by_planes(self, level: int, x: torch.Tensor, inner: Triple) -> tuple[torch.Tensor, torch.Tensor]:
+        """The output of a level on the way down, `inner` voxels inside it, and what it gives to the next."""
+        step = self.config.steps[level]
+        skip, pooled = planes.Collected(x.shape[2:], inner), planes.Collected(_whole(x.shape[2:], step))
+        for first, made in planes.block_by_planes(_block(self.down, level), _copied(x), x.shape, multiple=step[0]):
+            skip.put(first, made)
+            pooled.put(first // step[0], self.pools[level](made))
+        return skip.array, pooled.array
+
+    def _collected(
+        self, level: int, slabs: Iterable[tuple[int, torch.Tensor]], shape: Sequence[int], margin: Triple
+    ) -> torch.Tensor:
+        """The output of a level, `margin` voxels inside it; of the finest, that of the network."""
+        result = planes.Collected(shape, margin)
+        for first, made in slabs:
+            result.put(first, made if level else self.head(made))
+        return result.array
+
+    def _joint(self, level: int, skip: torch.Tensor, coarse: torch.Tensor) -> tuple[planes.Fill, Sequence[int], int]:
+        """Where the two ways join: its planes, its shape, and of how many planes of it those of `coarse` make one."""
+        width, step, growth = skip.shape[1], self.config.steps[level][0], self.grow[level]
+        assert isinstance(growth, Growth)
+
+        def fill(low: int, high: int, into: torch.Tensor) -> None:
+            into[:, :width] = skip[:, :, low:high]
+            growth.put(coarse[:, :, low // step : high // step], into[:, width:])
+
+        return fill, (1, 2 * width, *skip.shape[2:]), step
 
     def _margins(self, margin: Triple) -> tuple[list[Triple], list[Triple], Triple]:
         """What can be left out on every side, in voxels of the level: where the two ways join, from what then comes up
@@ -215,68 +277,9 @@ class UNet(nn.Module):
     def fold(self) -> Self:
         """Put stored statistics into the convolutions before them, in place; for a trained network that is applied."""
         for module in self.modules():
-            if isinstance(module, _ResidualBlock):
+            if isinstance(module, ResidualBlock):
                 module.fold()
         return self
-
-
-class _ResidualBlock(nn.Module):
-    """Two convolutions, each normalised, added to the input (brought to the same width by a 1x1x1 convolution)."""
-
-    def __init__(self, before: int, width: int, kernel: Triple, norm: str) -> None:
-        super().__init__()
-        has_bias = norm == "none"
-        self.first = nn.Conv3d(before, width, kernel, padding=_same(kernel), bias=has_bias)
-        self.first_norm = _norm(norm, width)
-        self.second = nn.Conv3d(width, width, kernel, padding=_same(kernel), bias=has_bias)
-        self.second_norm = _norm(norm, width)
-        self.shortcut = nn.Identity() if before == width else _Pointwise(before, width, kernel_size=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        inner = torch.relu_(self.first_norm(self.first(x)))
-        inner = self.second_norm(self.second(inner))
-        return torch.relu_(inner.add_(self.shortcut(x)))  # in place: a fifth of the time went into new arrays
-
-    def fold(self) -> None:
-        for name in ("first", "second"):
-            norm = getattr(self, f"{name}_norm")
-            if isinstance(norm, nn.BatchNorm3d):
-                setattr(self, name, fuse_conv_bn_eval(getattr(self, name), norm))
-                setattr(self, f"{name}_norm", nn.Identity())
-
-
-class _Pointwise(nn.Conv3d):
-    """A 1x1x1 convolution as one product of matrices, in the order the voxels lie in: torch's own takes a slow way on a
-    CPU and turns channels-last arrays round (a fifth of a network's time)."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        weight = self.weight.flatten(1)
-        if _is_channels_last(input):
-            return linear(input.permute(0, 2, 3, 4, 1), weight, self.bias).permute(0, 4, 1, 2, 3)
-        product = weight @ input.flatten(2)
-        product = product if self.bias is None else product + self.bias[:, None]
-        output: torch.Tensor = product.reshape(*product.shape[:2], *input.shape[2:])
-        return output
-
-
-class _Growth(nn.ConvTranspose3d):
-    """A transposed convolution whose kernel is its stride: every voxel becomes a small box of them, by one product of
-    matrices. Channels-last arrays stay so."""
-
-    def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
-        if not _is_channels_last(input):
-            return super().forward(input, output_size)
-        n, _, z, y, x = input.shape
-        _, channels, a, b, c = self.weight.shape
-        weight = self.weight.permute(2, 3, 4, 1, 0).flatten(0, 3)
-        boxes = linear(input.permute(0, 2, 3, 4, 1), weight).reshape(n, z, y, x, a, b, c, channels)
-        grown = boxes.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(n, z * a, y * b, x * c, channels)
-        return (grown if self.bias is None else grown.add_(self.bias)).permute(0, 4, 1, 2, 3)
-
-
-def _is_channels_last(x: torch.Tensor) -> bool:
-    """Whether the channels of a voxel lie side by side; arrays of one channel count as well."""
-    return x.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def _strided(before: int, width: int, stride: Triple) -> nn.Module:
@@ -290,13 +293,33 @@ def _less(a: tuple[int, ...], b: tuple[int, ...]) -> Triple:
     return z, y, x
 
 
+def _block(blocks: nn.ModuleList, level: int) -> ResidualBlock:
+    block = blocks[level]
+    assert isinstance(block, ResidualBlock)
+    return block
+
+
+def _whole(shape: Sequence[int], step: Triple) -> Triple:
+    z, y, x = (n // s for n, s in zip(shape, step, strict=True))
+    return z, y, x
+
+
+def _copied(x: torch.Tensor) -> planes.Fill:
+    """What puts planes of an array that is there."""
+
+    def fill(low: int, high: int, into: torch.Tensor) -> None:
+        into.copy_(x[:, :, low:high])
+
+    return fill
+
+
 def _trimmed(x: torch.Tensor, margin: Triple) -> torch.Tensor:
     """Without `margin` voxels on every side; a copy, which lets the whole go."""
     if max(margin) == 0:
         return x
     z, y, x_margin = margin
     inner = x[:, :, z : x.shape[2] - z, y : x.shape[3] - y, x_margin : x.shape[4] - x_margin]
-    return inner.contiguous(memory_format=torch.channels_last_3d if _is_channels_last(x) else torch.contiguous_format)
+    return inner.contiguous(memory_format=torch.channels_last_3d if is_channels_last(x) else torch.contiguous_format)
 
 
 def _to_space(x: torch.Tensor, finer: tuple[int, ...]) -> torch.Tensor:
@@ -310,21 +333,6 @@ def _to_space(x: torch.Tensor, finer: tuple[int, ...]) -> torch.Tensor:
     fz, fy, fx = finer
     split = x.reshape(n, -1, fz, fy, fx, z, y, x_size).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return split.reshape(n, -1, z * fz, y * fy, x_size * fx)
-
-
-def _norm(norm: str, width: int) -> nn.Module:
-    if norm == "none":
-        return nn.Identity()
-    if norm == "batch":
-        return nn.BatchNorm3d(width)
-    if norm == "instance":
-        return nn.GroupNorm(width, width)
-    return nn.GroupNorm(width // 8 if width % 8 == 0 else 1, width)
-
-
-def _same(kernel: Triple) -> Triple:
-    """Padding that keeps the shape."""
-    return kernel[0] // 2, kernel[1] // 2, kernel[2] // 2
 
 
 def _filled(values: tuple[Triple, ...], count: int) -> tuple[Triple, ...]:

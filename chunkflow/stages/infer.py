@@ -62,7 +62,7 @@ class Network:
     arrays : the image, or the channels that the network sees, in its order, on one grid
     at_hand : from its path to a file of this machine
     scale : the merge that holds the numbers of the normalization, where it needs some
-    peak_bytes : of one forward pass, for the plan
+    peak_bytes, device_peak_bytes : of one forward pass, on a CPU and on a GPU, for the plan
     """
 
     path: str = field(metadata={"fingerprint": False})  # its digest says what it is
@@ -74,6 +74,7 @@ class Network:
     normalization: Normalization
     scale: str
     peak_bytes: int = field(metadata={"fingerprint": False})
+    device_peak_bytes: int = field(metadata={"fingerprint": False})
     at_hand: Callable[[str], str] = field(default=str, metadata={"fingerprint": False})
 
     def outputs(self, view: View, lattice: PatchLattice, at: Sequence[Triple]) -> Iterator[tuple[Triple, Any]]:
@@ -102,11 +103,12 @@ class Network:
         images = [normalized(r.data, self.normalization, found, channel) for channel, r in enumerate(regions)]
         return regions[0].box.start, images
 
-    def working_bytes(self, lattice: PatchLattice, patches: int) -> int:
+    def working_bytes(self, lattice: PatchLattice, patches: int, *, on_device: bool = False) -> int:
         """Of that many patches, of which a batch is in the network at a time."""
         voxels = prod(lattice.patch) * len(self.arrays)
         outputs = prod(lattice.step) * prod(lattice.finer) * len(self.how.channels)
-        return self.peak_bytes + LIBRARY_BYTES + 4 * (patches * voxels + self.how.batch * (2 * voxels + 2 * outputs))
+        inside = self.device_peak_bytes if on_device else self.peak_bytes
+        return inside + LIBRARY_BYTES + 4 * (patches * voxels + self.how.batch * (2 * voxels + 2 * outputs))
 
 
 @lru_cache(maxsize=2)
@@ -126,7 +128,7 @@ class InferCores:
     lattice: PatchLattice
     products: tuple[Product, ...]
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     on_device: ClassVar[bool] = True
 
     @property
@@ -150,6 +152,9 @@ class InferCores:
     def working_bytes(self, out: Triple) -> int:
         return self.network.working_bytes(self.lattice, prod(self.lattice.group))
 
+    def device_working_bytes(self, out: Triple) -> int:
+        return self.network.working_bytes(self.lattice, prod(self.lattice.group), on_device=True)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferViews:
@@ -158,7 +163,7 @@ class InferViews:
     network: Network
     lattice: PatchLattice
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     on_device: ClassVar[bool] = True
 
     @property
@@ -183,6 +188,9 @@ class InferViews:
 
     def working_bytes(self, out: Triple) -> int:
         return self.network.working_bytes(self.lattice, prod(self.lattice.group))
+
+    def device_working_bytes(self, out: Triple) -> int:
+        return self.network.working_bytes(self.lattice, prod(self.lattice.group), on_device=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,13 +254,14 @@ def facts_of(network: Network, lattice: PatchLattice, mode: Mode, channels: Sequ
         "patches": lattice.count,
         "batch": network.how.batch,
         "batch_bytes": network.peak_bytes,
+        "device_batch_bytes": network.device_peak_bytes,
     }
 
 
 def described(facts: Mapping[str, Any]) -> str:
     """One sentence of `facts_of`; the batch for a GPU leaves a fifth of its memory to all else."""
     patch, margin = (" x ".join(map(str, facts[name])) for name in ("patch", "margin"))
-    fitting = int(0.8 * GPU_GIB * 2**30 * facts["batch"] / facts["batch_bytes"])
+    fitting = int(0.8 * GPU_GIB * 2**30 * facts["batch"] / facts["device_batch_bytes"])
     sees = f"sees channels {', '.join(facts['channels'])}; " if facts.get("channels") else ""
     return (
         f"{sees}{facts['mode']}, {facts['patches']} patches of {patch} voxels with margins of {margin}; a batch of "

@@ -159,7 +159,8 @@ class Predict:
             compiled=self.compiled,
             normalization=normalization,
             scale=needs[0] if needs else "",
-            peak_bytes=peak_bytes(model, lattice.patch, batch=self.batch, margin=how.margin),
+            peak_bytes=peak_bytes(model, lattice.patch, batch=self.batch, margin=how.margin, whole=self.compiled),
+            device_peak_bytes=peak_bytes(model, lattice.patch, batch=self.batch, margin=how.margin, whole=True),
         )
         named = self._after(flow, model, lattice)
         passes = _passes(named, network, lattice, mode, products, needs=needs)

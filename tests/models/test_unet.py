@@ -5,7 +5,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'chunkflow-engine[models]'")
 
 from chunkflow.errors import ModelError  # noqa: E402
-from chunkflow.models import unet  # noqa: E402
+from chunkflow.models import layers  # noqa: E402
+from chunkflow.models import planes as by_planes  # noqa: E402
+from chunkflow.models.alive import Alive  # noqa: E402
 from chunkflow.models.unet import UNet, UNetConfig  # noqa: E402
 
 
@@ -80,8 +82,8 @@ def test_pointwise_convolutions_and_growth_are_those_of_torch(last):
     image = torch.rand(2, 3, 4, 5, 6)
     image = image.contiguous(memory_format=torch.channels_last_3d) if last else image
     for ours, theirs in (
-        (unet._Pointwise(3, 7, 1), torch.nn.Conv3d(3, 7, 1)),
-        (unet._Growth(3, 5, (1, 2, 3), stride=(1, 2, 3)), torch.nn.ConvTranspose3d(3, 5, (1, 2, 3), stride=(1, 2, 3))),
+        (layers.Pointwise(3, 7, 1), torch.nn.Conv3d(3, 7, 1)),
+        (layers.Growth(3, 5, (1, 2, 3), stride=(1, 2, 3)), torch.nn.ConvTranspose3d(3, 5, (1, 2, 3), stride=(1, 2, 3))),
     ):
         theirs.load_state_dict(ours.state_dict())
         found = ours(image)
@@ -134,3 +136,44 @@ def test_a_wrong_parameter_is_named_with_what_would_do(values, message):
 def test_a_config_survives_its_dictionary():
     config = UNetConfig(out_channels=2, widths=(8, 24), norm="batch", kernels=((1, 3, 3),))
     assert UNetConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"widths": (6,)},
+        {"widths": (4, 6)},
+        {"widths": (3, 5, 8), "out_channels": 2, "in_channels": 2},
+        {"widths": (4, 8, 8), "pools": ((1, 2, 2), (2, 2, 2)), "kernels": ((1, 3, 3), (3, 3, 3))},
+        {"widths": (4, 8), "pools": ((4, 2, 2),), "kernels": ((5, 3, 3),)},
+    ],
+)
+@pytest.mark.parametrize("slab", [1, 2**13])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_patch_by_planes_is_a_patch_as_a_whole(norm, parameters, slab, last, monkeypatch):
+    torch.manual_seed(6)
+    config = UNetConfig(norm=norm, **parameters)
+    network = UNet(config).double().eval()
+    if last:
+        network = network.to(memory_format=torch.channels_last_3d)
+    image = torch.rand(2, config.in_channels, *(7 * s for s in config.stride), dtype=torch.float64)
+    monkeypatch.setattr(by_planes, "SLAB_BYTES", slab)
+    for count in (0, 1, 2):
+        margin = tuple(count * s for s in config.stride)
+        whole = network(image, margin).detach()  # with gradients: layer by layer
+        with torch.inference_mode():
+            assert network._goes_by_planes(image)
+            torch.testing.assert_close(network(image, margin), whole, rtol=0, atol=1e-12)
+
+
+def test_a_patch_by_planes_holds_a_third_of_one_as_a_whole(monkeypatch):
+    network = UNet(UNetConfig(widths=(16, 32, 64), norm="batch")).eval().fold().to("meta")
+    image = torch.empty(1, 1, 176, 176, 176, device="meta")
+    taken = []
+    for slab in (by_planes.SLAB_BYTES, 2**40):
+        monkeypatch.setattr(by_planes, "SLAB_BYTES", slab)
+        with torch.inference_mode(), Alive() as alive:
+            network(image, (24, 24, 24))
+        taken.append(alive.peak)
+    assert taken[0] < taken[1] / 3, taken
