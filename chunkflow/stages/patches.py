@@ -245,7 +245,7 @@ def _lattice(
         if min(step) <= 0:
             return None
         found = _grouped(model, shape, step, margin, wishes.batch)
-        if peak_bytes(model, found.patch, batch=wishes.batch, margin=margin) <= BUDGET:
+        if peak_bytes(model, found.patch, batch=wishes.batch, margin=margin, whole=False) <= BUDGET:
             break
     return found
 
