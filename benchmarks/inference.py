@@ -2,7 +2,8 @@
 
 Everybody has the same network, weights, volume on disk and one thread, and leaves an array on disk. Ours runs as the
 pipeline does: plan, journal, shards, pyramid left out. "Bare" are the forward passes of our patches alone, on patches
-in memory. MONAI's window has its default overlap of a quarter, and the size that suits it best. Voxels per second are
+in memory. MONAI's window has its default overlap of a quarter, and the size that suits it best; layers go over whole
+windows there, as in any torch network, and once by planes, as in ours on a CPU. Voxels per second are
 of the volume; errors are against one forward pass over all of it, as shares of the range of its output, in voxels far
 enough from the volume's faces that padding does not count.
 """
@@ -94,7 +95,7 @@ def middle_of_one_pass(folder: Path, volume: NDArray[np.float32]) -> NDArray[np.
     z, y, x = middle(len(volume))
     seen = torch.from_numpy(volume[z.start - FAR : z.stop + FAR])[None, None]
     with torch.inference_mode():
-        output = torch.sigmoid(network_of(folder)(seen))[0, 0, FAR:-FAR]
+        output = torch.sigmoid(network_of(folder)(seen, whole=True))[0, 0, FAR:-FAR]
     return np.asarray(output[:, y, x])
 
 
@@ -127,7 +128,7 @@ def run_bare(folder: Path, name: str) -> Ran:
         return perf_counter() - began, peak_bytes() / 2**20
 
 
-def run_monai(folder: Path, name: str, *, window: int, mode: str) -> Ran:
+def run_monai(folder: Path, name: str, *, window: int, mode: str, whole: bool = True) -> Ran:
     import zarr
     from monai.inferers import sliding_window_inference
 
@@ -136,7 +137,8 @@ def run_monai(folder: Path, name: str, *, window: int, mode: str) -> Ran:
     began = perf_counter()
     volume = torch.from_numpy(zarr.open_array(folder / "in.ome.zarr" / "0")[:])[None, None]
     with torch.inference_mode():
-        output = torch.sigmoid(sliding_window_inference(volume, (window,) * 3, 1, network, mode=mode))
+        applied = partial(network, whole=whole)
+        output = torch.sigmoid(sliding_window_inference(volume, (window,) * 3, 1, applied, mode=mode))
     shape = tuple(output.shape[2:])
     stored = zarr.create_array(folder / name, shape=shape, chunks=(64,) * 3, shards=(128,) * 3, dtype="float32")
     stored[:] = output[0, 0].numpy()
@@ -161,6 +163,8 @@ def compare(report: Report, folder: Path, voxels: int, truth: NDArray[np.float32
     if peer("monai.inferers", report) is not None:
         for window in QUICK_WINDOWS if quick else WINDOWS:
             contenders[f"MONAI {window}"] = partial(run_monai, window=window, mode="constant")
+        window = WINDOWS[0]
+        contenders[f"MONAI {window} by planes"] = partial(run_monai, window=window, mode="constant", whole=False)
     ran: dict[str, list[Ran]] = {name: [] for name in contenders}
     for number in range(report.options.rounds):
         for name, contender in contenders.items():
@@ -204,7 +208,7 @@ def sizes(report: Report, folder: Path, voxels: int, truth: NDArray[np.float32])
         seconds, peak = in_fresh_process(partial(run_ours, **parameters), folder, out)
         error = error_of(folder / out / "probability.ome.zarr" / "0", truth, side)
         rows[name] = [voxels / 1e3 / seconds, peak, 1e6 * error]
-    title = f"Patches of {side}^3 (one round): thousand voxels a second, peak MiB of the process, largest error in millionths"
+    title = f"Over {side}^3 (one round): thousand voxels a second, peak MiB of the process, largest error in millionths"
     report.tables.append(Table(title=title, columns=("kvoxel/s", "MiB", "error"), rows=rows, digits=0))
 
 
