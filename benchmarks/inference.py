@@ -2,10 +2,11 @@
 
 Everybody has the same network, weights, volume on disk and one thread to compute with, and leaves an array on disk.
 Ours runs as the pipeline does: plan, journal, shards, pyramid left out; a second thread reads the next patch and writes
-the last one meanwhile. "Bare" are the forward passes of our patches alone, on patches in memory. MONAI's window has its default overlap of a quarter, and the size that suits it best; layers go over whole
-windows there, as in any torch network, and once by planes, as in ours on a CPU. Voxels per second are
-of the volume; errors are against one forward pass over all of it, as shares of the range of its output, in voxels far
-enough from the volume's faces that padding does not count.
+the last one meanwhile. "Bare" are the forward passes of our patches alone, on patches in memory. MONAI's window has its
+default overlap of a quarter, and the size that suits it best; layers go over whole windows there, as in any torch
+network, and once by planes, as in ours on a CPU. Voxels per second are of the volume; errors are against one forward
+pass over all of it, as shares of the range of its output, in voxels far enough from the volume's faces that padding
+does not count.
 """
 
 from __future__ import annotations
