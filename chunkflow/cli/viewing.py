@@ -88,7 +88,9 @@ def view_command(
         typer.echo("Ctrl-C ends it.", err=True)
         if not no_open and _has_display():
             webbrowser.open(shown.url)
-        threading.Event().wait()
+        ended = threading.Event()
+        while not ended.wait(1):  # a signal that another thread is given does not end a wait without a limit
+            pass
 
 
 def _write_picture(
