@@ -97,6 +97,9 @@ class Usage:
     voxel_um: tuple[float, float, float] | None = None
     """Voxel size it was trained for, z, y, x in um; None where nobody said."""
 
+    deconvolved: bool | None = None
+    """Whether it was trained on deconvolved images; None where nobody said."""
+
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise ModelError(f"activation {self.activation!r} is not known", nearest(str(self.activation), ACTIVATIONS))
@@ -109,6 +112,8 @@ class Usage:
             len(self.voxel_um) == 3 and all(_is_number(v) and v > 0 for v in self.voxel_um)
         ):
             raise ModelError(f"voxel_um {self.voxel_um} is no voxel size", "Give um for z, y, x")
+        if self.deconvolved is not None and not isinstance(self.deconvolved, bool):
+            raise ModelError(f"deconvolved {self.deconvolved!r} is neither true nor false", "Use null where unknown")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -80,6 +80,7 @@ def _model(path: Path) -> Facts:
         "outputs": list(usage.outputs) or None,
         "threshold": usage.threshold,
         "voxel_um": None if usage.voxel_um is None else list(usage.voxel_um),
+        "deconvolved": usage.deconvolved,
         "halo": None if model.halo is None else list(model.halo),
         "digest": model.digest,
         **_own_test(path, model),

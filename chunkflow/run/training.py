@@ -125,6 +125,9 @@ class Training:
     target_normalization: Normalization | None = None
     """Of the other image, for the target "image"; None is as `normalization`."""
 
+    deconvolved: bool | None = None
+    """Whether the images were deconvolved; the network's file then says so, and `predict` tells who forgets it."""
+
     patch: Triple = (48, 48, 48)
     """Voxels that the network sees at a time."""
 

@@ -86,6 +86,7 @@ def usage_of(training: Training, data: Data) -> Usage:
         inputs=inputs_of(data),
         threshold=0.5 if target.activation == "sigmoid" else None,
         voxel_um=data.voxel_um,
+        deconvolved=training.deconvolved,
     )
 
 

@@ -360,6 +360,14 @@ def _warnings(flow: Flow, model: load.Model) -> tuple[str, ...]:
             f"the network was trained for voxels of {list(trained)} um and sees {list(flow.scale.voxel_um)} um: "
             f"resample: {{voxel_um: {list(trained)}}} in front of predict changes that"
         )
+    restored = "deconvolve" in flow.wants
+    if model.usage.deconvolved is True and not restored:
+        found.append(
+            "the network was trained on deconvolved images, and no deconvolve stands in front of predict: put one "
+            "there with your PSF, unless the input is deconvolved already"
+        )
+    if model.usage.deconvolved is False and restored:
+        found.append("the network was trained on images that were not deconvolved, and sees deconvolved ones")
     return tuple(found)
 
 

@@ -94,6 +94,7 @@ def test_a_header_beside_a_program_says_what_no_operator_tells(program, tmp_path
         ("usage: sigmoid", "usage is 'sigmoid'"),
         ("usage: {activation: relu}", "relu"),
         ("usage: {voxel_um: 3}", "usage"),
+        ("usage: {deconvolved: 3}", "neither true nor false"),
         ("usage: {normalization: {kind: percentiles, percentiles: 3}}", "percentiles"),
         ("- 3", "no description of a network"),
     ],

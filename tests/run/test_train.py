@@ -77,6 +77,7 @@ def described(folder, labels="labels", **changes):
         "validate_every": 5,
         "checkpoint_every": 3,
         "learning_rate": 0.01,
+        "deconvolved": False,
     }
     return {**usual, **changes}
 
@@ -123,6 +124,7 @@ def test_what_was_trained_is_what_is_loaded(trained, folder):
     assert loaded.usage.voxel_um == UM
     assert loaded.usage.outputs == ("foreground",)
     assert loaded.usage.normalization.kind == "percentiles"
+    assert loaded.usage.deconvolved is False
     header = yaml.safe_load((model.path / "model.yaml").read_text())
     from safetensors.torch import load_file
 

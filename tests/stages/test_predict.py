@@ -325,6 +325,21 @@ def test_what_the_file_says_of_its_use_fills_in_what_is_left_open(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("trained_on_deconvolved", "told_raw", "told_deconvolved"),
+    [(True, "no deconvolve stands in front of predict", ""), (False, "", "and sees deconvolved ones"), (None, "", "")],
+)
+def test_who_forgets_or_adds_a_deconvolution_is_told(tmp_path, trained_on_deconvolved, told_raw, told_deconvolved):
+    path, _ = network(tmp_path, widths=(4,), norm="none", usage=Usage(deconvolved=trained_on_deconvolved))
+    source = write_volume(tmp_path / "in.ome.zarr", image((8, 24, 24)), (0.1, 0.1, 0.1))
+    deconvolve = cf.Deconvolve(psf=cf.Psf(fwhm_um=(0.2, 0.2, 0.2)), iterations=2)
+    for before, told in (([], told_raw), ([deconvolve], told_deconvolved)):
+        plan = cf.Pipeline([*before, cf.Predict(path=path), cf.Label()]).plan(source, tmp_path / "out")
+        warnings = " ".join(warning for warning in plan.warnings if "deconvolve" in warning)
+        assert told in warnings
+        assert bool(told) == ("the network was trained on" in warnings)
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"patch": 15}, PlanError, r"not a multiple of the network's stride \[2, 2, 2\].*Use \[16, 16, 16\]"),
