@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from chunkflow.errors import UsageError
+from chunkflow.kernels.psf import FWHM_PER_SIGMA
 from chunkflow.synth.crowds import REACH_VOX, VOXEL_UM, Cells, draw_cells, draw_tubes, grow_tubes
 from chunkflow.synth.stray import stray_psf, through
 
@@ -118,6 +119,9 @@ class Stack:
     nearest tube's capsule, which where tubes fuse is less deep than the distance to the surface of all."""
     length_um: float
     """Of the centrelines inside the stack, fragments included, clumps not."""
+    fwhm_um: tuple[float, float, float]
+    """Full widths at half maximum of the PSF's Gaussian core, z, y, x: what is known of a microscope. Of tail, halo and
+    stray light they say nothing."""
 
     def outline(self, grown_vox: float = 0.0) -> NDArray[np.bool_]:
         """(Z, Y, X) bool: voxels whose centre is inside the tubes, grown by that many voxels."""
@@ -140,15 +144,16 @@ def mitochondria_stack(seed: int, ranges: Ranges | None = None, shape: Triple = 
     cells = draw_cells(rng, given, shape)
     tubes = grow_tubes(rng, given, shape, cells)
     light, distance = draw_tubes(tubes, rng.uniform(*given.intensity_factor), shape)
-    seen = _blurred(light, rng, given)
+    seen, fwhm_um = _blurred(light, rng, given)
     cut = _cut(rng, given, shape)
     image = _acquired(seen, distance <= 0, cells, cut, rng, given)
     distance[:, cut] = REACH_VOX
-    return Stack(image=image, distance=distance, length_um=tubes.length_um(cut, shape))
+    return Stack(image=image, distance=distance, length_um=tubes.length_um(cut, shape), fwhm_um=fwhm_um)
 
 
-def _blurred(light: Image, rng: np.random.Generator, ranges: Ranges) -> Image:
-    """Through a Gaussian core, an axial tail and a wide halo, which share the light, mixed with an aberrated PSF."""
+def _blurred(light: Image, rng: np.random.Generator, ranges: Ranges) -> tuple[Image, tuple[float, float, float]]:
+    """Through a Gaussian core, an axial tail and a wide halo, which share the light, mixed with an aberrated PSF; and
+    the core's full widths at half maximum, um."""
     lateral = rng.uniform(*ranges.sigma_lateral_um) / VOXEL_UM
     axial = rng.uniform(*ranges.sigma_axial_um) / VOXEL_UM
     tail, halo = rng.uniform(*ranges.tail), rng.uniform(*ranges.halo)
@@ -163,7 +168,8 @@ def _blurred(light: Image, rng: np.random.Generator, ranges: Ranges) -> Image:
     seen += halo * _gaussian(core, 2.0 * axial, 5.0 * lateral)
     if stray:
         seen = (1 - stray) * seen + stray * through(stray_psf(shape, VOXEL_UM), light)
-    return np.asarray(seen, np.float32)
+    wide = lateral * VOXEL_UM * FWHM_PER_SIGMA
+    return np.asarray(seen, np.float32), (axial * VOXEL_UM * FWHM_PER_SIGMA, wide, wide)
 
 
 def _gaussian(image: Image, axial: float, lateral: float) -> Image:

@@ -80,6 +80,22 @@ def test_light_stands_above_the_background_by_the_photons_asked_for() -> None:
     assert np.median(stack.image[stack.distance >= REACH_VOX]) > 0.9e4
 
 
+def test_the_widths_it_tells_are_those_it_was_blurred_by() -> None:
+    """Of a narrower and a wider Gaussian, along z or across, the image differs more."""
+    plain = replace(PLAIN, tail=(0.0, 0.0), halo=(0.0, 0.0), step_z_um=(VOXEL_UM, VOXEL_UM), cytoplasm=(0.0, 0.0))
+    stack = mitochondria_stack(8, plain)
+    sigma = np.array(stack.fwhm_um) / VOXEL_UM / (8 * np.log(2)) ** 0.5
+    tubes, seen = stack.outline().astype(np.float64), stack.image[:, 8:-8, 8:-8].ravel()
+
+    def likeness(along: float, across: float) -> float:
+        blurred = ndimage.gaussian_filter(tubes, sigma * (along, across, across))[:, 8:-8, 8:-8]
+        return float(np.corrcoef(blurred.ravel(), seen)[0, 1])
+
+    at_best = likeness(1.0, 1.0)
+    assert at_best > 0.99
+    assert at_best > max(likeness(0.85, 1.0), likeness(1.15, 1.0), likeness(1.0, 0.7), likeness(1.0, 1.3))
+
+
 def test_what_is_cut_away_holds_neither_tubes_nor_their_light() -> None:
     """The same tubes drawn whole and cut: what is lost from the label is lost from the image and the length."""
     cutting = replace(PLAIN, cutout_probability=1.0)
