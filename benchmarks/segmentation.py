@@ -12,8 +12,9 @@ and its length after thinning with that of the label, or with MitoGraph's.
     random forest    50 trees on the features of `pixels`, of the stacks that the network learnt from
     network          `predict: {path: mitochondria}`; other seeds where `examples/train_mitochondria.py` left them
 
-Local thresholds and vesselness have parameters: those best on two of the stacks to learn from are taken. A second
-table is of the same thresholds after the deconvolution of `examples/mitochondria.yaml`.
+Local thresholds and vesselness have parameters: those best on two of the stacks to learn from are taken. The network
+wants deconvolved stacks, so everything else is told for these too: learnt, tuned and applied on stacks that are
+deconvolved as the network's were. A last table is of the yeast after the deconvolution of `examples/mitochondria.yaml`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 TRAINED = Path(os.environ.get("CHUNKFLOW_TRAINED", ROOT / "mitochondria-training"))
 """Where the training example left networks of several seeds."""
-STACKS, QUICK_STACKS = 4, 1
+STACKS, QUICK_STACKS = 8, 1
 TUNING = 2
 FOREST_STACKS, QUICK_FOREST_STACKS = 80, 4
 TREES = 50
@@ -80,12 +81,20 @@ SMOOTH = VOXEL_UM
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A volume: voxels as they were recorded, their size, and the true label where it is known."""
+    """A volume: voxels as they were recorded or restored, their size, and the true label where it is known."""
 
     image: Image
     voxel_um: TripleUm
+    psf: cf.Psf
     label: Mask | None
     length_um: float
+
+    def restored(self, deconvolve: cf.Deconvolve | None = None) -> Seen:
+        """Deconvolved, on cubic voxels; by default as what the network learnt from."""
+        stages: list[Any] = TRAINING.restoration(self.psf) if deconvolve is None else [deconvolve]
+        stages += [] if self.voxel_um == CUBE else [cf.Resample(voxel_um="isotropic")]
+        left = run_in_memory(stages, self.image, block=WHOLE, voxel_um=self.voxel_um, save=("image",))
+        return replace(self, image=left.arrays["image"], voxel_um=CUBE)
 
 
 Segment = Callable[[Seen], Mask]
@@ -162,24 +171,25 @@ def tuned(candidates: Mapping[str, Segment], stacks: Sequence[Seen], report: Rep
     return candidates[best]
 
 
-def trained_forest(folder: Path, count: int) -> Path:
-    """A forest that learnt from the middle of each of the stacks that the network learnt from.
+def trained_forest(folder: Path, count: int, *, is_restored: bool) -> Path:
+    """A forest that learnt from the middle of each of the stacks that the network learnt from, deconvolved or not.
 
     The stacks, each scaled by its own percentiles as `pixels` scales a volume, lie one behind the other along z.
     """
     images, marks = [], []
     for number in range(count):
         stack = TRAINING.learnt_stack(number)
-        low, high = np.percentile(stack.image, [1, 99])
-        scaled = (stack.image - low) / (high - low)
+        image = _seen(stack).restored().image if is_restored else stack.image
+        low, high = np.percentile(image, [1, 99])
+        scaled = (image - low) / (high - low)
         mark = np.zeros(scaled.shape, np.uint8)
         middle = tuple(slice((n - s) // 2, (n + s) // 2) for n, s in zip(scaled.shape, SEEN, strict=True))
         mark[middle] = 1 + stack.outline(TRAINING.GROWN_VOX)[middle]
         images.append(scaled.astype(np.float32))
         marks.append(mark)
-    path = folder / "forest.ome.zarr"
+    path = folder / f"forest-{is_restored}.ome.zarr"
     TRAINING.write_stack(path, np.concatenate(images), np.concatenate(marks))
-    forest = folder / "forest.npz"
+    forest = path.with_suffix(".npz")
     given = ForestOptions(per_class=FOREST_VOXELS, trees=TREES, names=("background", "mitochondria"))
     train_pixels(path, path / "labels" / "mitochondria", forest, options=given)
     return forest
@@ -187,11 +197,11 @@ def trained_forest(folder: Path, count: int) -> Path:
 
 def networks() -> dict[str, Path]:
     """The shipped network, and those of other seeds that lie in the folder of the training example."""
-    found = {"network, shipped (seed 2)": Path("mitochondria")}
+    found = {"network, shipped (seed 0)": Path("mitochondria")}
     found |= {
         f"network, {path.name.replace('-', ' ')}": path
         for path in sorted(TRAINED.glob("seed-*"))
-        if path.name != "seed-2" and (path / "model.yaml").is_file()
+        if path.name != "seed-0" and (path / "model.yaml").is_file()
     }
     return found
 
@@ -208,7 +218,8 @@ def held_out(ranges: Ranges, count: int) -> list[Seen]:
 
 
 def _seen(stack: Stack) -> Seen:
-    return Seen(stack.image, CUBE, stack.outline(TRAINING.GROWN_VOX), TRAINING.true_length_um(stack))
+    psf, label = cf.Psf(fwhm_um=stack.fwhm_um), stack.outline(TRAINING.GROWN_VOX)
+    return Seen(stack.image, CUBE, psf, label, TRAINING.true_length_um(stack))
 
 
 def yeast(report: Report, *, quick: bool) -> dict[str, Seen]:
@@ -217,7 +228,8 @@ def yeast(report: Report, *, quick: bool) -> dict[str, Seen]:
     for name, published in TRAINING.YEAST_UM.items():
         path = DATA / f"{name}.tif"
         if path.is_file():
-            found[name] = Seen(tifffile.imread(path), TRAINING.YEAST_VOXEL_UM, None, published)
+            image = tifffile.imread(path)
+            found[name] = Seen(image, TRAINING.YEAST_VOXEL_UM, TRAINING.YEAST_PSF, None, published)
     if len(found) < len(TRAINING.YEAST_UM):
         report.notes.append("yeast stacks are left out: they are missing from ../shared/data")
     return dict(list(found.items())[: 1 if quick else None])
@@ -226,14 +238,6 @@ def yeast(report: Report, *, quick: bool) -> dict[str, Seen]:
 def length_ratio(mask: Mask, seen: Seen) -> float:
     """Length over the true one."""
     return float(TRAINING.length_um(mask.astype(np.float32), 0.5) / seen.length_um) if mask.any() else 0.0
-
-
-def restored(seen: Seen) -> Seen:
-    """The volume as `examples/mitochondria.yaml` restores it, on cubic voxels."""
-    deconvolve = cf.Pipeline.from_yaml(ROOT / "examples" / "mitochondria.yaml").stages[0]
-    stages = [deconvolve, cf.Resample(voxel_um="isotropic"), cf.Threshold(), cf.Label()]
-    left = run_in_memory(stages, seen.image, block=WHOLE, voxel_um=seen.voxel_um, save=("image",))
-    return replace(seen, image=left.arrays["image"], voxel_um=CUBE)
 
 
 def main() -> None:
@@ -246,19 +250,23 @@ def main() -> None:
     real = yeast(report, quick=given.quick)
     tuning = [_seen(TRAINING.learnt_stack(number)) for number in range(1 if given.quick else TUNING)]
     columns = ["ordinary", "harder", "length o.", "length h.", *(name[-2:] for name in real)]
-    thresholds = _thresholds(report, tuning, quick=given.quick)
-    rows = _measured(thresholds, scenes, list(real.values()))
-    known = _measured({"best global": best_global}, scenes, [])
-    rows |= {name: [*figures, *[None] * len(real)] for name, figures in known.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        forest = str(trained_forest(Path(folder), QUICK_FOREST_STACKS if given.quick else FOREST_STACKS))
-        learnt: dict[str, Segment] = {"random forest": lambda seen: pipeline([cf.PixelClassifier(path=forest)], seen)}
-        learnt |= {name: predicted(path) for name, path in networks().items()}
-        rows |= _measured(learnt, scenes, list(real.values()))
-    title = "mean Dice on synthetic stacks; length over the label's there (geometric mean); over MitoGraph's on yeast"
-    report.tables.append(Table(title=title, columns=columns, rows=rows, digits=3))
-    if real:
-        after = _measured(thresholds, {}, [restored(seen) for seen in real.values()])
+    for is_restored in (False, True):
+        if is_restored:
+            scenes = {name: [seen.restored() for seen in stacks] for name, stacks in scenes.items()}
+            tuning = [seen.restored() for seen in tuning]
+        yeasts = [seen.restored() if is_restored else seen for seen in real.values()]
+        kind = "deconvolved" if is_restored else "as recorded"
+        thresholds = _thresholds(report, tuning, kind, quick=given.quick)
+        rows = _rows(thresholds, scenes, yeasts, is_restored=is_restored, quick=given.quick)
+        title = (
+            f"{kind}: mean Dice on synthetic stacks; length over the label's there (geometric mean); over MitoGraph's"
+            " on yeast"
+        )
+        report.tables.append(Table(title=title, columns=columns, rows=rows, digits=3))
+    if real:  # by the thresholds that were tuned on deconvolved stacks
+        deconvolve = cf.Pipeline.from_yaml(ROOT / "examples" / "mitochondria.yaml").stages[0]
+        assert isinstance(deconvolve, cf.Deconvolve)
+        after = _measured(thresholds, {}, [seen.restored(deconvolve) for seen in real.values()])
         title = "length over MitoGraph's after the deconvolution of examples/mitochondria.yaml"
         report.tables.append(Table(title=title, columns=columns[4:], rows=after, digits=3))
     _add_rows(report, rows, len(real))
@@ -270,7 +278,28 @@ def main() -> None:
     report.finish()
 
 
-def _thresholds(report: Report, tuning: Sequence[Seen], *, quick: bool) -> dict[str, Segment]:
+def _rows(
+    thresholds: Mapping[str, Segment],
+    scenes: Mapping[str, Sequence[Seen]],
+    yeasts: Sequence[Seen],
+    *,
+    is_restored: bool,
+    quick: bool,
+) -> dict[str, Figures]:
+    """Every method on stacks as recorded, or on deconvolved ones, of which alone a network knows."""
+    rows = _measured(thresholds, scenes, yeasts)
+    known = _measured({"best global": best_global}, scenes, [])
+    rows |= {name: [*figures, *[None] * len(yeasts)] for name, figures in known.items()}
+    with tempfile.TemporaryDirectory() as name:
+        count = QUICK_FOREST_STACKS if quick else FOREST_STACKS
+        forest = str(trained_forest(Path(name), count, is_restored=is_restored))
+        learnt: dict[str, Segment] = {"random forest": lambda seen: pipeline([cf.PixelClassifier(path=forest)], seen)}
+        if is_restored:
+            learnt |= {name: predicted(path) for name, path in networks().items()}
+        return rows | _measured(learnt, scenes, yeasts)
+
+
+def _thresholds(report: Report, tuning: Sequence[Seen], kind: str, *, quick: bool) -> dict[str, Segment]:
     """Methods that learn nothing, those with parameters as they do best on the stacks to tune on."""
     windows, factors, floors = ((2.0,), (-0.5,), (0.1,)) if quick else ((1.0, 2.0), (-0.3, -0.8), (0.1,))
     niblack = {
@@ -282,9 +311,9 @@ def _thresholds(report: Report, tuning: Sequence[Seen], *, quick: bool) -> dict[
     return {
         "Otsu": fixed_rule("otsu"),
         "Li": fixed_rule("li"),
-        "local, Niblack": tuned(niblack, tuning, report, "Niblack"),
-        "local, adaptive mean": tuned(means, tuning, report, "adaptive mean"),
-        "vesselness": tuned(tubes, tuning, report, "vesselness"),
+        "local, Niblack": tuned(niblack, tuning, report, f"Niblack, {kind}"),
+        "local, adaptive mean": tuned(means, tuning, report, f"adaptive mean, {kind}"),
+        "vesselness": tuned(tubes, tuning, report, f"vesselness, {kind}"),
     }
 
 

@@ -94,10 +94,10 @@ def run_demo(
     return Demo(result, path, truth, compare(result, truth, place / "image.ome.zarr"))
 
 
-def written(path: Path, pipeline: str) -> Path:
-    """The pipeline's file, unless the user has one there, with its own path in the text."""
+def written(path: Path, pipeline: str, **values: object) -> Path:
+    """The pipeline's file, unless the user has one there, with its own path and other values in the text."""
     if not path.exists():
-        write_atomic(path, pipeline.format(path=path).encode())
+        write_atomic(path, pipeline.format(path=path, **values).encode())
     return path
 
 

@@ -37,6 +37,9 @@ version: 1
 input: {{path: stack.ome.zarr}}
 output: {{path: network, save: [image, probability, labels, skeleton]}}
 stages:
+  # It was trained on deconvolved stacks, so the PSF matters: the widths of this one are what the stack was drawn with.
+  - correct: {{background_percentile: 40}}
+  - deconvolve: {{psf: {{fwhm_um: [{z:.3f}, {y:.3f}, {x:.3f}]}}, iterations: 40}}
   - predict: {{path: mitochondria}}
   - label: {{min_voxels: 200}}
   - skeleton: {{prune_radii: 1.0, t0: 0}}
@@ -61,7 +64,8 @@ def run_network_demo(
     """Draw the stack, run the pipeline in `folder` (written there unless the user has one), compare with the truth."""
     place = Path(folder)
     truth = _drawn(place)
-    path = written(place / "network.yaml", PIPELINE)
+    z, y, x = truth["fwhm_um"]
+    path = written(place / "network.yaml", PIPELINE, z=z, y=y, x=x)
     plan = Pipeline.from_yaml(path).plan()
     # One block: a cluster would take longer to start than all of it.
     result = run_plan(plan, on=on or "serial", device=device, on_event=on_event, command=command)
@@ -78,11 +82,11 @@ def _drawn(folder: Path) -> Mapping[str, Any]:
     image, known = folder / "stack.ome.zarr", folder / "stack.json"
     if image.exists() and known.exists():
         found: Mapping[str, Any] = json.loads(known.read_text(encoding="utf-8"))
-        if found.get("seed") == SEED:
+        if found.get("seed") == SEED and "fwhm_um" in found:
             return found
     stack = mitochondria_stack(SEED, ORDINARY)
-    truth = {"seed": SEED, "length_um": stack.length_um}
     counts = np.clip(np.rint(stack.image), 0, np.iinfo(np.uint16).max).astype(np.uint16)
+    truth = {"seed": SEED, "length_um": stack.length_um, "fwhm_um": stack.fwhm_um}
     shutil.rmtree(image, ignore_errors=True)
     write_with_truth(image, counts, stack.outline(GROWN_VOX).astype(np.uint8), Scale((VOXEL_UM,) * 3))
     write_atomic(known, (json.dumps(truth, indent=1) + "\n").encode())
