@@ -135,16 +135,18 @@ def draw_nucleus(tiff: Path, scratch: Path, path: Path) -> None:
 def draw_network(scratch: Path, path: Path) -> None:
     """The demo's synthetic stack, what the network that comes with the package makes of it, and the truth."""
     result = run_network_demo(scratch / "network").result
-    truth = np.asarray(cf.open_volume(scratch / "network" / "stack.ome.zarr" / "labels" / "truth")[...], np.float32)
+    stack = scratch / "network" / "stack.ome.zarr"
+    seen, truth = (np.asarray(cf.open_volume(path)[...], np.float32) for path in (stack, stack / "labels" / "truth"))
     panels = [
-        ("synthetic stack", grey(voxels(result.image).max(axis=0), ZOOM)),
+        ("synthetic stack", grey(seen.max(axis=0), ZOOM)),
+        ("deconvolved", grey(voxels(result.image).max(axis=0), ZOOM)),
         ("probability", grey(voxels(result.probability).max(axis=0), ZOOM)),
         ("objects and skeleton", grey((voxels(result.labels) > 0).max(axis=0), ZOOM)),
         ("truth", grey(truth.max(axis=0), ZOOM)),
     ]
     panels = [(title, stacked([panel])) for title, panel in panels]
     for _, _, data in result.graph.edges(data=True):
-        draw_curve(panels[2][1], data["points"][:, 1:] / VOXEL_UM, (0, 0))
+        draw_curve(panels[3][1], data["points"][:, 1:] / VOXEL_UM, (0, 0))
     save(panels, path, um_per_pixel=VOXEL_UM / ZOOM, bar_um=1)
 
 
