@@ -90,6 +90,14 @@ def is_channels_last(x: torch.Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last_3d)
 
 
+class Grouped(nn.GroupNorm):
+    """Group norm of arrays whose channels come first: with the channels last, torch's own loses up to three digits on a
+    CPU where a mean is large beside its deviation."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input.contiguous())
+
+
 def norm_of(norm: str, width: int) -> nn.Module:
     """The layer of a name of `unet.NORMS`."""
     if norm == "none":
@@ -97,8 +105,8 @@ def norm_of(norm: str, width: int) -> nn.Module:
     if norm == "batch":
         return nn.BatchNorm3d(width)
     if norm == "instance":
-        return nn.GroupNorm(width, width)
-    return nn.GroupNorm(width // 8 if width % 8 == 0 else 1, width)
+        return Grouped(width, width)
+    return Grouped(width // 8 if width % 8 == 0 else 1, width)
 
 
 def same_padding(kernel: Triple) -> Triple:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -74,12 +75,15 @@ def prepared(model: Model, *, compiled: bool = False) -> Model:
     """
     import torch
 
+    from chunkflow.models.unet import UNet
+
     module = model.module
     if not isinstance(module, torch.nn.Module):
         return model
-    for weights in chain(module.parameters(), module.buffers()):
-        if weights.ndim == 5:  # networks hold weights of planes too, which have no such format
-            weights.data = weights.data.contiguous(memory_format=torch.channels_last_3d)
+    if isinstance(module, UNet):  # others may hold torch's own group norm, which is inexact in this format on a CPU
+        for weights in chain(module.parameters(), module.buffers()):
+            if weights.ndim == 5:
+                weights.data = weights.data.contiguous(memory_format=torch.channels_last_3d)
     if not compiled:
         return model
     return replace(model, module=torch.compile(module, fullgraph=True, dynamic=False))
@@ -223,6 +227,24 @@ def _ways(turns: str) -> Iterator[tuple[Way, Way]]:
             yield from (way(quarter, z + x) for quarter in quarters)
 
 
+@contextmanager
+def _precision(device: str, name: str) -> Iterator[None]:
+    """Operators that allow it go in that precision."""
+    import torch
+
+    if name == "float32":
+        yield
+        return
+    flags: Any = torch.backends.mkldnn  # whose context manager warns of graphics cards
+    # Convolutions of single planes by oneDNN in bfloat16 are wrong, and differ from run to run (torch 2.13).
+    before = flags.set_flags(_enabled=False if device == "cpu" else None, _fp32_precision=None)
+    try:
+        with torch.autocast(device, getattr(torch, name)):
+            yield
+    finally:
+        flags.set_flags(_enabled=before[0], _fp32_precision=None)
+
+
 def _forward(model: Model, patches: torch.Tensor, how: Application) -> torch.Tensor:
     """What the network gives, (N, out_channels, Z', Y', X') float32, finite."""
     import torch
@@ -231,9 +253,8 @@ def _forward(model: Model, patches: torch.Tensor, how: Application) -> torch.Ten
 
     shape = tuple(patches.shape)
     device = "cuda" if model.device.startswith("cuda") else "cpu"
-    reduced = torch.autocast(device, getattr(torch, how.precision), enabled=how.precision != "float32")
     try:
-        with reduced:
+        with _precision(device, how.precision):
             output = inner_output(model, patches, how.margin)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         if is_out_of_memory(error):

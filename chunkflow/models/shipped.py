@@ -69,7 +69,12 @@ def model_of(
     ModelError : the architecture is unknown, or weights and config do not fit.
     """
     module = _built(header, state, path).to(device)
-    config = module.config
+    config, usage = module.config, usage_of(header.get("usage"))
+    if len(usage.outputs) > config.out_channels:
+        raise ModelError(
+            f"{path} names outputs {list(usage.outputs)} and has {config.out_channels}",
+            "Name each output once, or none",
+        )
     return Model(
         module.fold(),
         digest,
@@ -78,7 +83,7 @@ def model_of(
         device,
         in_channels=config.in_channels,
         upsampling=config.upsampling,
-        usage=usage_of(header.get("usage")),
+        usage=usage,
         kind=kind,
         architecture=f"U-Net of widths {', '.join(map(str, config.widths))}",
         patch_min=config.stride,
@@ -199,7 +204,7 @@ def _built(header: Mapping[str, Any], state: Any, path: Path) -> UNet:
         raise ModelError(f"the weights of {path} are a {type(state).__name__}, not a state dict", RESAVE)
     with torch.device("meta"):
         module = UNet(UNetConfig.from_dict(header["config"]))
-    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    wanted = {key: _shape(value) for key, value in module.state_dict().items()}
     found = {key: _shape(value) for key, value in state.items()}
     wrong = sorted(str(key) for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
     if wrong:
@@ -208,6 +213,16 @@ def _built(header: Mapping[str, Any], state: Any, path: Path) -> UNet:
             f"{len(wrong)} weights of {path} do not fit its config, first {key}: "
             f"{found.get(key, 'missing')} where {wanted.get(key, 'nothing')} belongs",
             "Give the config that the weights were trained with",
+        )
+    whole = [
+        str(key)
+        for key, value in module.state_dict().items()
+        if value.is_floating_point() != state[key].is_floating_point()
+    ]
+    if whole:
+        raise ModelError(
+            f"{len(whole)} weights of {path} are {state[whole[0]].dtype}, first {whole[0]}",
+            "Give weights in floating point",
         )
     module.load_state_dict(state, assign=True)
     return module.float().requires_grad_(False).eval()

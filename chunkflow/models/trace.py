@@ -54,6 +54,24 @@ def reach(model: Model) -> Triple | None:
     return found[0], found[1], found[2]
 
 
+@lru_cache(maxsize=8)
+def repeats(model: Model) -> bool:
+    """Whether the same patch gives the same bits again. A network that drops out at random, adds noise or counts
+    its calls gives others, and its result would depend on blocks and workers."""
+    import torch
+
+    sides = zip(model.patch, model.stride, model.patch_min, strict=True)
+    image = _line(
+        model, [max(2 * step, least, 8 // step * step) if side is None else side for side, step, least in sides]
+    )
+    try:
+        with torch.inference_mode():
+            first, second = (model.module(image.clone()) for _ in range(2))
+    except Exception:  # a network that insists on another shape: it is refused with its reason where it is applied
+        return True
+    return bool(((first == second) | (first.isnan() & second.isnan())).all())
+
+
 @lru_cache(maxsize=64)
 def peak_bytes(model: Model, shape: Triple, *, batch: int = 1, margin: Triple = (0, 0, 0), whole: bool = False) -> int:
     """Bytes of the tensors that are alive at a time while a batch of patches goes through the network, weights aside.

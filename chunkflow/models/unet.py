@@ -39,6 +39,7 @@ Dimensions = Literal["3d", "2.5d", "2d"]
 
 NORMS = ("group", "batch", "instance", "none")
 MAX_LEVELS = 8
+MAX_WIDTH = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,8 @@ class UNetConfig:
             _check(_is_count(getattr(self, name)), name, getattr(self, name), "a whole number of at least 1")
         widths = self.widths
         good = isinstance(widths, tuple) and 1 <= len(widths) <= MAX_LEVELS and all(map(_is_count, widths))
-        _check(good, "widths", widths, f"1 to {MAX_LEVELS} whole numbers, as in [16, 32, 64]")
+        good = good and max(widths) <= MAX_WIDTH
+        _check(good, "widths", widths, f"1 to {MAX_LEVELS} whole numbers up to {MAX_WIDTH}, as in [16, 32, 64]")
         _check(self.norm in NORMS, "norm", self.norm, " or ".join(NORMS))
         levels = len(widths)
         for name, most in (("kernels", levels), ("pools", max(1, levels - 1))):

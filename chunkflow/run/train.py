@@ -34,7 +34,7 @@ from chunkflow.run.lock import OutputLock
 from chunkflow.run.patches import Region
 from chunkflow.run.training import Training
 from chunkflow.run.training_data import Data, open_data, regions_of
-from chunkflow.run.training_export import RECORD, export
+from chunkflow.run.training_export import EXPORTED, RECORD, export
 from chunkflow.run.training_network import check_patch, network_of
 from chunkflow.run.training_processes import Team, Work, device_of, help_out
 from chunkflow.storage.copies import copied
@@ -202,9 +202,9 @@ def _check_output(folder: Path, restart: bool) -> None:
 
 
 def _clear(folder: Path) -> None:
-    for name in (DESCRIPTION, CHECKPOINT):
-        (folder / WORK / name).unlink(missing_ok=True)
-    (folder / RECORD).unlink(missing_ok=True)
+    """Take away what an earlier training left, its network too, or that would be taken for the new one's."""
+    for path in (RECORD, *EXPORTED, f"{WORK}/{DESCRIPTION}", f"{WORK}/{CHECKPOINT}"):
+        (folder / path).unlink(missing_ok=True)
 
 
 def _finished(folder: Path, description: Mapping[str, Any]) -> TrainedModel | None:

@@ -208,7 +208,7 @@ class Training:
         if "loss" in values:
             values["loss"] = _loss(values["loss"])
         if "augment" in values or _kind(values) == "image":
-            values["augment"] = _augment(values.get("augment"), _kind(values))
+            values["augment"] = _augment(values.get("augment", {}), _kind(values))
         given = {key: values.pop(key) for key in list(values) if key in recipe}
         base = folder or Path()
         for key in ("pairs", "validation"):
@@ -288,13 +288,12 @@ def _kind(values: Mapping[str, Any]) -> Any:
 
 
 def _augment(value: Any, kind: Any) -> Any:
-    """Null is none of all; true is the default of one; for images, intensity is off unless it is asked for."""
+    """Null is none of all, a key that is left out its default; true is the default of one; for images, intensity is off
+    unless it is asked for."""
     if isinstance(value, Augment):
         return value
-    if value is False or value == "none":
+    if value is None or value is False or value == "none":
         return Augment.none()
-    if value is None:
-        value = {}
     if not isinstance(value, Mapping):
         raise ConfigError(f"augment is {value!r}", "Write augment: {flip: {...}, ...}, or none")
     named: dict[str, Any] = {

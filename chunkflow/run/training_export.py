@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from chunkflow.models.unet import UNet
 
 RECORD = "training.json"
+EXPORTED = ("model.yaml", "rdf.yaml", "weights.safetensors", "weights.pt", "weights.torchscript", "report.html")
+"""What a network is loaded from, and its report."""
 LIBRARIES = ("chunkflow-engine", "torch", "numpy", "scipy", "scikit-image", "zarr")
 SHOWN = 4
 """Examples in the report."""

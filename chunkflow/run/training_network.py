@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 from chunkflow.errors import ModelError
@@ -53,4 +54,16 @@ def check_patch(training: Training, network: UNet) -> None:
         near = [max(s, round(p / s) * s) for p, s in zip(training.patch, stride, strict=True)]
         raise ModelError(
             f"patch {list(training.patch)} is not a multiple of the network's stride {list(stride)}", f"Use {near}"
+        )
+    voxels = prod(p // s for p, s in zip(training.patch, stride, strict=True))
+    if network.config.norm == "instance" and voxels == 1:
+        raise ModelError(
+            f"patch {list(training.patch)} is one voxel to the coarsest level, and instance norm takes its deviation",
+            "Use a larger patch, fewer levels, or norm: group",
+        )
+    if network.config.norm == "batch" and voxels * training.recipe.batch == 1:
+        raise ModelError(
+            f"patch {list(training.patch)} is one voxel to the coarsest level, and batch norm takes its deviation over"
+            " a batch of 1",
+            "Use a larger patch or batch, fewer levels, or norm: group",
         )

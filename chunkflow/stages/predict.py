@@ -23,7 +23,7 @@ from chunkflow.geometry.box import Box, Triple, triple
 from chunkflow.geometry.scale import Scale
 from chunkflow.models import load
 from chunkflow.models.predict import Application
-from chunkflow.models.trace import peak_bytes, reach
+from chunkflow.models.trace import peak_bytes, reach, repeats
 from chunkflow.models.usage import Normalization
 from chunkflow.stages.base import ArraySpec, BlockStep, Draft, Flow, Output, View
 from chunkflow.stages.infer import BlendViews, InferCores, InferViews, Network, Product, facts_of
@@ -132,6 +132,11 @@ class Predict:
             raise ModelError(
                 f"predict: the network takes {model.in_channels} channels, and sees one",
                 "Use an image with as many channels, or a network of one",
+            )
+        if not repeats(model):
+            raise ModelError(
+                f"predict: {self.path} gives the same patch other results each time: it draws numbers or counts calls",
+                "Export it in evaluation mode, without dropout or noise",
             )
         products, outputs = self._products(model)
         activations = tuple(name for _, name in outputs)

@@ -182,3 +182,20 @@ def test_a_network_for_a_gpu_that_is_not_there_is_refused(small, tmp_path):
     save_model(small.module, small.config, tmp_path / "net.safetensors")
     with pytest.raises(ModelError, match="finds no GPU"):
         load_model(tmp_path / "net.safetensors", device="gpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda header, state: header["usage"].update(outputs=["a", "b", "c", "d"]), "names outputs"),
+        (lambda header, state: state.update({"head.weight": state["head.weight"].to(torch.int8)}), "floating point"),
+        (lambda header, state: header["config"].update(widths=[10**9]), "widths"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused_as_they_are_read(tmp_path, small, change, words):
+    header = {"architecture": "unet", "config": small.config.to_dict(), "usage": Usage().to_dict()}
+    state = dict(small.module.state_dict())
+    change(header, state)
+    torch.save({**header, "state_dict": state}, tmp_path / "net.pt")
+    with pytest.raises(ModelError, match=words):
+        load_model(tmp_path / "net.pt")

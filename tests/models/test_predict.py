@@ -1,5 +1,6 @@
 """Applying networks: the same patch gives the same bits, alone or in a batch; what it gives is checked."""
 
+import copy
 import threading
 
 import numpy as np
@@ -206,6 +207,27 @@ def test_memory_of_the_host_that_is_full_is_left_to_the_engine():
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator") as caught:
         predict(model_of(full), np.zeros((4, 1, 4, 4, 4), np.float32), Application(batch=4))
     assert is_out_of_memory(caught.value) and not is_out_of_device_memory(caught.value)
+
+
+@pytest.mark.parametrize("norm", ["group", "instance"])
+def test_norms_of_a_patch_are_those_of_double_precision(norm):
+    """Few bright voxels on a dark ground, where a mean is large beside what is normalised."""
+    model = random_model(widths=(16, 32, 64), norm=norm)
+    rng = np.random.default_rng(0)
+    noise = rng.random((1, 1, 32, 64, 64))
+    patch = (noise + np.where(noise > 0.9999, 20.0, 0.0)).astype(np.float32)
+    with torch.inference_mode():
+        exact = copy.deepcopy(model.module).double()(torch.from_numpy(patch).double()).numpy()
+    assert np.abs(predict(prepared(model), patch, RAW) - exact).max() < 5e-6 * np.ptp(exact)
+
+
+@pytest.mark.parametrize("widths", [(12, 24), (16, 32), (8, 16, 32)])
+def test_single_planes_in_bfloat16_are_near_float32_and_the_same_again(widths):
+    model = prepared(random_model(widths=widths, norm="none", pools=((1, 2, 2),)))
+    patches = np.random.default_rng(0).random((3, 1, 1, 32, 32), dtype=np.float32)
+    exact, quick, again = (predict(model, patches, Application(precision=p)) for p in ("float32", *["bfloat16"] * 2))
+    assert np.abs(exact - quick).max() < 0.05
+    assert quick.tobytes() == again.tobytes()
 
 
 def test_bfloat16_is_near_float32_and_is_not_it(patches):

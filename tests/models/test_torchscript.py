@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from chunkflow.errors import ModelError  # noqa: E402
 from chunkflow.models.load import load_model  # noqa: E402
 from chunkflow.models.torchscript import check_source, is_torchscript  # noqa: E402
+from chunkflow.models.trace import repeats  # noqa: E402
 
 
 def saved(module, path, stated=None):
@@ -38,6 +39,31 @@ class Doubling(torch.nn.Module):
             raise ValueError("too many")
         sides = [image.shape[2], 2 * image.shape[3], 2 * image.shape[4]]
         return torch.nn.functional.interpolate(found, size=sides, mode="trilinear")
+
+
+class Forgetful(torch.nn.Module):
+    """Drops out at random, also in evaluation mode."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(image, 0.5, True)
+
+
+class Counting(torch.nn.Module):
+    """Gives more at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return image + self.calls
+
+
+@pytest.mark.parametrize(("module", "is_same"), [(Forgetful(), False), (Counting(), False), (Doubling(1), True)])
+def test_a_network_that_gives_other_bits_each_time_is_noticed(module, is_same, tmp_path):
+    stated = {"upsampling": [1, 2, 2], "in_channels": 1} if is_same else {"in_channels": 1}
+    assert repeats(load_model(saved(module, tmp_path / "net.torchscript", stated))) == is_same
 
 
 @pytest.mark.parametrize("suffix", [".torchscript", ".pt", ".pth"])

@@ -21,6 +21,7 @@ import chunkflow as cf  # noqa: E402
 from chunkflow.errors import ConfigError, InputChangedError, InputError, ModelError, UsageError  # noqa: E402
 from chunkflow.geometry.scale import Scale  # noqa: E402
 from chunkflow.models import load_model  # noqa: E402
+from chunkflow.models.augment import Augment  # noqa: E402
 from chunkflow.models.train import applied  # noqa: E402
 from chunkflow.models.unet import UNet, UNetConfig  # noqa: E402
 from chunkflow.run.check import check  # noqa: E402
@@ -208,6 +209,22 @@ def test_another_training_in_the_folder_is_refused_and_named(trained, folder, tm
     assert model.record["step"] == 2
 
 
+def test_a_training_that_starts_over_leaves_no_network_that_loads(trained, folder, tmp_path):
+    path = tmp_path / "model"
+    shutil.copytree(trained[0].path, path)
+
+    def stop(event):
+        if event["event"] == "step":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(described(folder), path, restart=True, on_event=stop)
+    with pytest.raises(ModelError):
+        load_model(path)
+    train(described(folder), path)
+    assert weights(path) == weights(trained[0].path)
+
+
 def test_changed_labels_are_noticed(folder, tmp_path, write_volume):
     copies = described(tmp_path)
     for name in ("image0", "image1", "labels0", "labels1"):
@@ -383,6 +400,8 @@ def test_prediction_of_a_box_is_that_of_the_network_where_patches_agree():
         ({"validation": {"score": "diec"}}, UsageError, "Use one of dice, iou"),
         ({"network": {"width": [4]}}, ModelError, "Did you mean 'widths'"),
         ({"network": {"in_channels": 2}}, ModelError, "follows from the pairs"),
+        ({"network": {"widths": [4, 8], "norm": "instance"}, "patch": [2, 2, 2]}, ModelError, "instance norm takes"),
+        ({"network": {"widths": [4, 8], "norm": "batch"}, "patch": [2, 2, 2], "batch": 1}, ModelError, "a batch of 1"),
         ({"loss": "mse"}, ConfigError, "does not fit"),
         ({"from": "nowhere"}, ModelError, "the folder nowhere"),
         ({"target": {"kind": "image"}, "augment": {"intensity": {}}}, ConfigError, "intensity: null"),
@@ -421,6 +440,11 @@ def test_a_description_survives_being_written_down(folder):
     assert again.to_dict() == training.to_dict()
     assert again.augment.noise is None
     assert again.augment.missing is not None
+
+
+@pytest.mark.parametrize("word", [None, False, "none"])
+def test_augment_null_augments_nothing(folder, word):
+    assert Training.from_dict(described(folder, augment=word)).augment == Augment.none()
 
 
 def test_the_example_is_valid_and_names_no_default_twice():
