@@ -39,19 +39,30 @@ def reflected_span(first: int, stop: int, length: int) -> tuple[int, int]:
     return int(voxels.min()), int(voxels.max()) + 1
 
 
-def cut_patch(read: Any, read_start: Triple, patch_start: Triple, patch: Triple, shape: Triple) -> Any:
+def cut_patch(
+    read: Any, read_start: Triple, patch_start: Triple, patch: Triple, shape: Triple, *, out: Any = None
+) -> Any:
     """One patch of a volume, reflected at the volume's faces (numpy's "reflect": the border voxel is not repeated).
 
     read : (rz, ry, rx), any dtype, the voxels from `read_start` on; holds the `reflected_span` of the patch
     shape : of the whole volume; the reflection repeats where it is shorter than the patch
-    Returns (pz, py, px), contiguous, a copy.
+    out : (pz, py, px), any dtype; where the patch goes, else a new array of the dtype of `read`
+    Returns `out`, or the new array, contiguous.
     """
     xp = array_module(read)
-    axes = (
-        xp.asarray(_reflected(np.arange(first, first + size), length) - origin)
-        for first, size, length, origin in zip(patch_start, patch, shape, read_start, strict=True)
-    )
-    return xp.ascontiguousarray(read[xp.ix_(*axes)])
+    if out is None:
+        out = xp.empty(patch, read.dtype)
+    inside, folded = [slice(None)] * 3, []
+    for axis, (first, size, length, origin) in enumerate(zip(patch_start, patch, shape, read_start, strict=True)):
+        if first >= 0 and first + size <= length:
+            inside[axis] = slice(first - origin, first + size - origin)
+        else:
+            folded.append((axis, _reflected(np.arange(first, first + size), length) - origin))
+    cut = read[tuple(inside)]
+    for axis, indices in folded:
+        cut = cut.take(xp.asarray(indices), axis=axis)
+    out[...] = cut
+    return out
 
 
 def accumulate(

@@ -22,6 +22,7 @@ import numpy as np
 
 from chunkflow.backend import array_module, is_out_of_device_memory, is_out_of_memory, to_host
 from chunkflow.errors import BlockMemoryError, ConfigError, ModelError, nearest
+from chunkflow.models.trace import inner_output, is_own, peak_bytes
 from chunkflow.models.usage import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -75,12 +76,10 @@ def prepared(model: Model, *, compiled: bool = False) -> Model:
     """
     import torch
 
-    from chunkflow.models.unet import UNet
-
     module = model.module
     if not isinstance(module, torch.nn.Module):
         return model
-    if isinstance(module, UNet):  # others may hold torch's own group norm, which is inexact in this format on a CPU
+    if is_own(model):  # others may hold torch's own group norm, which is inexact in this format on a CPU
         for weights in chain(module.parameters(), module.buffers()):
             if weights.ndim == 5:
                 weights.data = weights.data.contiguous(memory_format=torch.channels_last_3d)
@@ -111,13 +110,22 @@ def predict(model: Model, patches: Any, how: Application) -> Any:
     result = xp.empty((len(patches), len(how.channels), *_output_sides(model, patches.shape[2:], how)), xp.float32)
     for first in range(0, len(patches), how.batch):
         part = patches[first : first + how.batch]
-        full = xp.zeros((how.batch, *patches.shape[1:]), dtype=xp.float32)
-        full[: len(part)] = part
         with torch.inference_mode():
-            found = _retried(model, _to_tensor(full, model.device), how)
+            found = _retried(model, _to_tensor(_full(part, how.batch), model.device), how)
             for i in range(len(part)):
                 result[first + i] = _to_array(found[i], xp)
     return result
+
+
+def _full(patches: Any, batch: int) -> Any:
+    """As many patches as a batch has, float32 and contiguous: those given, where they are that already."""
+    xp = array_module(patches)
+    shared = patches.flags.c_contiguous and getattr(patches.flags, "writeable", True)  # as DLPack wants it
+    if shared and len(patches) == batch and patches.dtype == xp.float32:
+        return patches
+    full = xp.zeros((batch, *patches.shape[1:]), dtype=xp.float32)
+    full[: len(patches)] = patches
+    return full
 
 
 def _check_request(model: Model, patches: Any, how: Application) -> None:
@@ -188,8 +196,6 @@ def _fitting(model: Model, shape: Triple, how: Application) -> str:
     """The batch that would have fitted, as a remedy."""
     import torch
 
-    from chunkflow.models.trace import peak_bytes
-
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
     batch = min(how.batch - 1, free // peak_bytes(model, shape, margin=how.margin, whole=True))
     return f"Use batch: {batch}, or a smaller patch" if batch else "Use a smaller patch, or a GPU with more memory"
@@ -197,12 +203,14 @@ def _fitting(model: Model, shape: Triple, how: Application) -> str:
 
 def _looked_at(model: Model, patches: torch.Tensor, how: Application) -> torch.Tensor:
     """(N, channels, Z', Y', X') of a batch: the mean over all ways to look at it, in their order."""
+    if how.turns == "none":  # others than ours may write into what they are given
+        return _activated(_forward(model, patches if is_own(model) else patches.clone(), how), how)
     total: torch.Tensor | None = None
     for there, back in _ways(how.turns):
         found = _activated(_forward(model, there(patches), how), how)
         total = back(found) if total is None else total + back(found)
     assert total is not None
-    return total if how.turns == "none" else total / TURNS[how.turns]
+    return total / TURNS[how.turns]
 
 
 Way = Callable[["torch.Tensor"], "torch.Tensor"]
@@ -219,8 +227,8 @@ def _ways(turns: str) -> Iterator[tuple[Way, Way]]:
         )
 
     z_flips: tuple[tuple[int, ...], ...] = ((), (2,)) if turns in ("flips", "all") else ((),)
-    x_flips: tuple[tuple[int, ...], ...] = ((), (4,)) if turns != "none" else ((),)
-    quarters = (0, 2) if turns == "flips" else (0, 1, 2, 3) if turns != "none" else (0,)
+    x_flips: tuple[tuple[int, ...], ...] = ((), (4,))
+    quarters = (0, 2) if turns == "flips" else (0, 1, 2, 3)
     for z in z_flips:
         for x in x_flips:
             # A half turn and a flip of x are a flip of y.
@@ -249,8 +257,6 @@ def _forward(model: Model, patches: torch.Tensor, how: Application) -> torch.Ten
     """What the network gives, (N, out_channels, Z', Y', X') float32, finite."""
     import torch
 
-    from chunkflow.models.trace import inner_output
-
     shape = tuple(patches.shape)
     device = "cuda" if model.device.startswith("cuda") else "cpu"
     try:
@@ -270,7 +276,8 @@ def _forward(model: Model, patches: torch.Tensor, how: Application) -> torch.Ten
             f"the network gives {got} for patches {shape}, not {wanted}",
             "Use a network that keeps the shape, or that says how many times finer its output is",
         )
-    if not bool(torch.isfinite(output).all()):
+    # A sum is quicker, and finite only where every value is; of finite ones it may overflow.
+    if not bool(torch.isfinite(output.sum())) and not bool(torch.isfinite(output).all()):
         raise ModelError("the network gives NaN or infinity", "Check its weights and the range of its input")
     values: torch.Tensor = output.float()
     return values

@@ -115,10 +115,19 @@ def skips_margins(model: Model) -> bool:
 
     One that takes statistics of what it computes cannot: those of a part are others.
     """
+    return is_own(model) and original(model).config.norm in ("batch", "none")
+
+
+def is_own(model: Model) -> bool:
+    """Whether the network is one of our U-Nets."""
     from chunkflow.models.unet import UNet
 
-    module = getattr(model.module, "_orig_mod", model.module)  # of a compiled one
-    return isinstance(module, UNet) and module.config.norm in ("batch", "none")
+    return isinstance(original(model), UNet)
+
+
+def original(model: Model) -> Any:
+    """The module that was compiled, where it was, else the module."""
+    return getattr(model.module, "_orig_mod", model.module)
 
 
 def _inner(network: Callable[..., Any], image: torch.Tensor, margin: Triple, *, skips: bool, finer: Triple) -> Any:

@@ -86,10 +86,8 @@ class Network:
             xp = array_module(images[0])
             patches = xp.empty((len(group), len(images), *lattice.patch), xp.float32)
             for patch, position in zip(patches, group, strict=True):
-                for channel, image in enumerate(images):
-                    patch[channel] = blend.cut_patch(
-                        image, start, lattice.start_of(position), lattice.patch, lattice.shape
-                    )
+                for out, image in zip(patch, images, strict=True):
+                    blend.cut_patch(image, start, lattice.start_of(position), lattice.patch, lattice.shape, out=out)
             yield from zip(group, predict(model, patches, self.how), strict=True)
 
     def reads(self, box: Box) -> dict[str, Box]:

@@ -111,9 +111,14 @@ def normalized(image: Any, how: Normalization, found: Record | None, channel: in
 
 
 def scaled(image: Any, offset: float, scale: float) -> Any:
-    """(value - offset) / scale, float32 throughout; numpy or cupy, any real dtype and shape."""
+    """(value - offset) / scale, float32 throughout; numpy or cupy, any real dtype and shape. Not always a copy."""
     xp = array_module(image)
-    return (image.astype(xp.float32) - xp.float32(offset)) / xp.float32(scale)
+    if (offset, scale) == (0, 1):
+        return image.astype(xp.float32, copy=False)
+    values = image.astype(xp.float32)
+    values -= xp.float32(offset)
+    values /= xp.float32(scale)
+    return values
 
 
 def compressed(values: Any, asinh: float | None) -> Any:

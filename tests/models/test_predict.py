@@ -94,9 +94,15 @@ def test_activations_are_those_of_their_formulas(patches):
 
 def test_patches_are_neither_changed_nor_need_to_be_writable(patches):
     before = patches.copy()
-    patches.flags.writeable = False
-    predict(model_of(lambda x: x.mul_(2)), patches, RAW)
-    np.testing.assert_array_equal(patches, before)
+    for writable in (True, False):
+        patches.flags.writeable = writable
+        predict(model_of(lambda x: x.mul_(2)), patches, RAW)
+        np.testing.assert_array_equal(patches, before)
+
+
+def test_finite_values_whose_sum_is_not_are_let_through(patches):
+    found = predict(model_of(lambda x: torch.full_like(x, 3e38)), patches, RAW)
+    assert found.min() == found.max() == np.float32(3e38)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +112,7 @@ def test_patches_are_neither_changed_nor_need_to_be_writable(patches):
         (lambda x: torch.cat((x, x), dim=1), r"gives \(1, 2, 8, 12, 16\)"),
         (lambda x: (x, x), "gives tuple"),
         (lambda x: x / 0, "NaN or infinity"),
+        (lambda x: torch.where(x == x.max(), torch.nan, x), "NaN or infinity"),
         (lambda x: x @ torch.zeros(3, 3), r"cannot be applied to patches \(1, 1, 8, 12, 16\)"),
     ],
 )
