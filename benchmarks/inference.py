@@ -1,12 +1,13 @@
 """A U-Net over a volume, stored to stored, beside its own bare forward passes and beside MONAI's sliding window.
 
 Everybody has the same network, weights, volume on disk and one thread to compute with, and leaves an array on disk.
-Ours runs as the pipeline does: plan, journal, shards, pyramid left out; a second thread reads the next patch and writes
-the last one meanwhile. "Bare" are the forward passes of our patches alone, on patches in memory. MONAI's window has its
-default overlap of a quarter, and the size that suits it best; layers go over whole windows there, as in any torch
-network, and once by planes, as in ours on a CPU. Voxels per second are of the volume; errors are against one forward
-pass over all of it, as shares of the range of its output, in voxels far enough from the volume's faces that padding
-does not count.
+Ours runs as the pipeline does: plan, journal, shards, report, pyramid left out; a second thread reads the next patch
+and writes the last one meanwhile. "Bare" are the forward passes of our patches alone, on patches in memory, once torch
+is warm; the run beside them goes from the first read to the last write and the report. Its plan counts beside MONAI.
+MONAI's window has its default overlap of a quarter, and the size that suits it best; layers go over whole windows
+there, as in any torch network, and once by planes, as in ours on a CPU. Voxels per second are of the volume; errors are
+against one forward pass over all of it, as shares of the range of its output, in voxels far enough from the volume's
+faces that padding does not count.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,8 +40,13 @@ BARE_GOAL, MONAI_GOAL = 0.95, 1.5
 FAR = 24
 """Voxels that the network looks to every side."""
 
-Ran = tuple[float, float]
-"""Seconds, and MiB of the process at its peak."""
+
+class Ran(NamedTuple):
+    """Seconds, MiB of the process at its peak, and the seconds of the plan before."""
+
+    seconds: float
+    peak: float
+    plan: float = 0.0
 
 
 def main() -> None:
@@ -108,8 +114,9 @@ def run_ours(folder: Path, name: str, **parameters: Any) -> Ran:
     output = cf.OutputOptions(save=("probability",), pyramid="none")
     began = perf_counter()
     plan = cf.Pipeline([stage], output=output).plan(folder / "in.ome.zarr", folder / name, memory=8 * 2**30)
+    planned = perf_counter()
     plan.run(on="threads", workers=1)
-    return perf_counter() - began, peak_bytes() / 2**20
+    return Ran(perf_counter() - planned, peak_bytes() / 2**20, planned - began)
 
 
 def run_bare(folder: Path, name: str) -> Ran:
@@ -127,7 +134,7 @@ def run_bare(folder: Path, name: str) -> Ran:
         began = perf_counter()
         for _ in range(facts["patches"]):
             torch.sigmoid(module(patch, margin))
-        return perf_counter() - began, peak_bytes() / 2**20
+        return Ran(perf_counter() - began, peak_bytes() / 2**20)
 
 
 def run_monai(folder: Path, name: str, *, window: int, mode: str, whole: bool = True) -> Ran:
@@ -144,7 +151,7 @@ def run_monai(folder: Path, name: str, *, window: int, mode: str, whole: bool = 
     shape = tuple(output.shape[2:])
     stored = zarr.create_array(folder / name, shape=shape, chunks=(64,) * 3, shards=(128,) * 3, dtype="float32")
     stored[:] = output[0, 0].numpy()
-    return perf_counter() - began, peak_bytes() / 2**20
+    return Ran(perf_counter() - began, peak_bytes() / 2**20)
 
 
 def error_of(path: Path, truth: NDArray[np.float32], side: int) -> float:
@@ -173,15 +180,14 @@ def compare(report: Report, folder: Path, voxels: int, truth: NDArray[np.float32
             if number and name.startswith("MONAI"):
                 continue
             ran[name].append(in_fresh_process(contender, folder, f"{name}-{number}"))
-    times = {name: Timing(tuple(seconds for seconds, _ in runs)) for name, runs in ran.items()}
-    peaks = {name: max(peak for _, peak in runs) for name, runs in ran.items()}
-    ours = times["ours"].median
-    report.rows.append(
-        Row(name="seconds", ours=ours, peer="bare forwards", peer_value=times["bare"].median, goal=BARE_GOAL)
-    )
+    times = {name: Timing(tuple(run.seconds for run in runs)) for name, runs in ran.items()}
+    peaks = {name: max(run.peak for run in runs) for name, runs in ran.items()}
+    alone, bare = times["ours"].median, times["bare"].median
+    ours = Timing(tuple(run.plan + run.seconds for run in ran["ours"])).median
+    report.rows.append(Row(name="seconds, the run", ours=alone, peer="bare forwards", peer_value=bare, goal=BARE_GOAL))
     for name in [name for name in times if name.startswith("MONAI")]:
         report.rows += [
-            Row(name="seconds", ours=ours, peer=name, peer_value=times[name].median, goal=MONAI_GOAL),
+            Row(name="seconds, plan and run", ours=ours, peer=name, peer_value=times[name].median, goal=MONAI_GOAL),
             Row(name="peak MiB of the process", ours=peaks["ours"], peer=name, peer_value=peaks[name]),
             Row(
                 name="largest error",
@@ -209,7 +215,7 @@ def sizes(report: Report, folder: Path, voxels: int, truth: NDArray[np.float32])
             settings.append((name, {"mode": mode, "patch": patch, "overlap": overlap}))
     for name, parameters in settings:
         out = name.replace(", ", "-").replace(" ", "-")
-        seconds, peak = in_fresh_process(partial(run_ours, **parameters), folder, out)
+        seconds, peak, _ = in_fresh_process(partial(run_ours, **parameters), folder, out)
         error = error_of(folder / out / "probability.ome.zarr" / "0", truth, side)
         rows[name] = [voxels / 1e3 / seconds, peak, 1e6 * error]
     title = f"Over {side}^3 (one round): thousand voxels a second, peak MiB of the process, largest error in millionths"

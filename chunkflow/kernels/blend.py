@@ -11,6 +11,7 @@ lattice, single voxels at a time: the same bits from every box that holds it. Fu
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -52,16 +53,12 @@ def cut_patch(
     xp = array_module(read)
     if out is None:
         out = xp.empty(patch, read.dtype)
-    inside, folded = [slice(None)] * 3, []
-    for axis, (first, size, length, origin) in enumerate(zip(patch_start, patch, shape, read_start, strict=True)):
-        if first >= 0 and first + size <= length:
-            inside[axis] = slice(first - origin, first + size - origin)
-        else:
-            folded.append((axis, _reflected(np.arange(first, first + size), length) - origin))
-    cut = read[tuple(inside)]
-    for axis, indices in folded:
-        cut = cut.take(xp.asarray(indices), axis=axis)
-    out[...] = cut
+    axes = [
+        _runs(_reflected(np.arange(first, first + size), length) - origin)
+        for first, size, length, origin in zip(patch_start, patch, shape, read_start, strict=True)
+    ]
+    for parts in product(*axes):
+        out[tuple(there for there, _ in parts)] = read[tuple(here for _, here in parts)]
     return out
 
 
@@ -82,6 +79,20 @@ def accumulate(
     core, part = tuple(in_core), tuple(in_patch)
     total[core] += weights[part] * prediction[part]
     norm[core] += weights[part]
+
+
+def _runs(indices: NDArray[np.int64]) -> list[tuple[slice, slice]]:
+    """Indices as few slices, by where they stand: a patch is then copied once, most of it as it lies in memory."""
+    found, first = [], 0
+    while first < len(indices):
+        step = int(indices[first + 1] - indices[first]) if first + 1 < len(indices) else 1
+        step = step or 1  # an axis of one voxel: it comes again and again
+        turns = np.flatnonzero(np.diff(indices[first:]) != step)
+        stop = first + int(turns[0]) + 1 if turns.size else len(indices)
+        begin, end = int(indices[first]), int(indices[stop - 1]) + step
+        found.append((slice(first, stop), slice(begin, end if end >= 0 else None, step)))
+        first = stop
+    return found
 
 
 def _reflected(indices: NDArray[np.int64], length: int) -> NDArray[np.int64]:
