@@ -32,6 +32,8 @@ Range: TypeAlias = tuple[float, float]
 
 BLUR_TRUNCATE = 3.0
 """Half length of the blur's taps in standard deviations."""
+MANY = np.float32(1e14)
+"""Photons in a voxel beyond which their noise is lost in float32."""
 STREAMS = ("place", "flip", "turn", "elastic", "blur", "intensity", "noise", "missing")
 """What is drawn for a sample, each from a generator of its own."""
 MOST_DEVIATIONS = 2.0
@@ -347,8 +349,10 @@ def _noisy(noise: Noise, rng: Generator, image: Float) -> Float:
     if noise.photons is not None:
         photons = np.float32(np.exp(rng.uniform(*np.log(noise.photons))))
         expected = np.clip(image, 0, None)
+        mean = expected * photons
+        counts = np.where(mean < MANY, rng.poisson(np.minimum(mean, MANY)).astype(np.float32), mean)
         # What is below the zero of the normalisation has no photons; it keeps its value.
-        image = image + (rng.poisson(expected * photons).astype(np.float32) / photons - expected)
+        image = image + np.asarray(counts / photons - expected, np.float32)
     sigma = np.float32(rng.uniform(*noise.sigma))
     return image + sigma * rng.standard_normal(image.shape, np.float32)
 

@@ -16,7 +16,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from types import FrameType
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from chunkflow.errors import InputChangedError, InputError, UsageError
 from chunkflow.geometry.box import Box, Triple, triple
+from chunkflow.models.usage import Normalization
 from chunkflow.run import validation
 from chunkflow.run.block_cache import BlockCache
 from chunkflow.run.foreground import Foreground, find_foreground
@@ -162,8 +163,19 @@ def _train(
 
 def _described(training: Training | Mapping[str, Any] | str | Path) -> Training:
     if isinstance(training, Training):
+        return _settled(training)
+    return _settled(Training.from_dict(training) if isinstance(training, Mapping) else Training.from_yaml(training))
+
+
+def _settled(training: Training) -> Training:
+    """With a normalization: a network that goes on learning sees grey values as it did."""
+    if training.normalization is not None:
         return training
-    return Training.from_dict(training) if isinstance(training, Mapping) else Training.from_yaml(training)
+    if training.start is None:
+        return replace(training, normalization=Normalization(kind="percentiles"))
+    from chunkflow.models.load import load_model
+
+    return replace(training, normalization=load_model(copied(training.start)).usage.normalization)
 
 
 def _check_score(training: Training) -> None:
@@ -226,10 +238,13 @@ def _finished(folder: Path, description: Mapping[str, Any]) -> TrainedModel | No
 
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
     plain = json.loads(json.dumps(new))
-    changed = sorted(_differences(_spelt_out(old["training"]), plain["training"]))
+    changed = set(_differences(_spelt_out(old["training"]), plain["training"]))
+    if old["start"] == plain["start"]:
+        changed.discard("from")  # the same network, which lies elsewhere
     if changed:
+        names = sorted(changed)[:6]
         raise UsageError(
-            f"{folder} holds another training: {', '.join(changed[:6])} differ{'s' if len(changed) == 1 else ''}",
+            f"{folder} holds another training: {', '.join(names)} differ{'s' if len(changed) == 1 else ''}",
             "Choose another output, or add --restart",
         )
     if old["data"] != plain["data"] or old["start"] != plain["start"]:

@@ -22,6 +22,7 @@ from chunkflow.models.recipe import Loss, Recipe
 from chunkflow.models.targets import Target
 from chunkflow.models.usage import Normalization
 from chunkflow.plan.descriptions import read_description, set_value
+from chunkflow.stages.predict import packaged
 
 T = TypeVar("T")
 
@@ -119,8 +120,8 @@ class Training:
     freeze: Literal["encoder"] | None = None
     """What is kept as it is in `start`."""
 
-    normalization: Normalization = field(default_factory=lambda: Normalization(kind="percentiles"))
-    """Of each image, by numbers of its whole volume."""
+    normalization: Normalization | None = None
+    """Of each image, by numbers of its whole volume; None is that of `start`, or else by percentiles."""
 
     target_normalization: Normalization | None = None
     """Of the other image, for the target "image"; None is as `normalization`."""
@@ -166,7 +167,7 @@ class Training:
                 "augment: intensity changes the image and not the image that is its target",
                 "Write augment: {intensity: null}",
             )
-        if self.normalization.together:
+        if self.normalization is not None and self.normalization.together:
             raise ConfigError(
                 "normalization: together, and a training scales each channel by its own numbers", "Leave it out"
             )
@@ -213,8 +214,8 @@ class Training:
         base = folder or Path()
         for key in ("pairs", "validation"):
             values[key] = _with_paths(values.get(key), base)
-        if isinstance(values.get("start"), str) and "://" not in values["start"]:
-            values["start"] = str(base / values["start"])
+        if isinstance(values.get("start"), str):
+            values["start"] = packaged(values["start"], base)
         values = {key: value for key, value in values.items() if value is not None}
         return parsed(cls, {"pairs": [], **values, "recipe": given}, TOP)
 

@@ -142,6 +142,7 @@ def regions_of(data: Data, training: Training) -> tuple[tuple[Region, ...], tupl
 
 
 def _scalings(pair: Opened, training: Training) -> tuple[tuple[Scaling, ...], Scaling | None]:
+    assert training.normalization is not None  # `train` settles it
     scalings = tuple(scaling_of(volume, training.normalization) for volume in pair.images)
     if training.target.kind != "image":
         return scalings, None

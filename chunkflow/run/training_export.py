@@ -81,6 +81,7 @@ def export(
 def usage_of(training: Training, data: Data) -> Usage:
     """How the network is to be applied."""
     target = training.target
+    assert training.normalization is not None  # `train` settles it
     return Usage(
         normalization=training.normalization,
         activation=target.activation,

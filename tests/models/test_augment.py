@@ -136,6 +136,12 @@ def test_photon_noise_has_the_variance_of_its_photons_and_keeps_the_mean():
     assert noisy.var() == pytest.approx(0.5 / 100, rel=0.05)
 
 
+def test_grey_values_as_large_as_nobody_counts_photons_keep_their_value():
+    noise = Noise(probability=1.0, photons=(100.0, 100.0), sigma=(0.0, 0.0))
+    image = np.full((4, 4, 4), 1e30, np.float32)
+    np.testing.assert_allclose(look(image=image, noise=noise), image, rtol=1e-6)
+
+
 def test_read_noise_has_its_standard_deviation_also_where_it_is_dark():
     image = np.full((24, 24, 24), -0.3, np.float32)
     noisy = look(image=image, noise=Noise(probability=1.0, photons=(100.0, 100.0), sigma=(0.05, 0.05)))

@@ -20,13 +20,15 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 import chunkflow as cf  # noqa: E402
 from chunkflow.errors import ConfigError, InputChangedError, InputError, ModelError, UsageError  # noqa: E402
 from chunkflow.geometry.scale import Scale  # noqa: E402
-from chunkflow.models import load_model  # noqa: E402
+from chunkflow.models import load_model, save_model  # noqa: E402
 from chunkflow.models.augment import Augment  # noqa: E402
 from chunkflow.models.train import applied  # noqa: E402
 from chunkflow.models.unet import UNet, UNetConfig  # noqa: E402
+from chunkflow.models.usage import Normalization  # noqa: E402
 from chunkflow.run.check import check  # noqa: E402
 from chunkflow.run.train import Training, train  # noqa: E402
 from chunkflow.run.validation import predicted  # noqa: E402
+from chunkflow.stages.predict import packaged  # noqa: E402
 from chunkflow.storage.layout import layout_for_core  # noqa: E402
 from chunkflow.storage.omezarr import Channel  # noqa: E402
 from chunkflow.storage.omezarr_write import write_image_group  # noqa: E402
@@ -349,6 +351,30 @@ def test_a_frozen_encoder_is_that_of_the_weights_it_began_with(trained, folder, 
     assert not torch.equal(before["up.0.first.weight"], after["up.0.first.weight"])
 
 
+def test_a_shipped_network_goes_on_by_its_name_and_sees_grey_values_as_it_did(folder, tmp_path):
+    changes = {"from": "mitochondria", "network": None, "steps": 1, "batch": 1, "validation": {"share": 0}}
+    model = train(described(folder, patch=[16, 16, 16], **changes), tmp_path / "model")
+    known, shipped = (load_model(path) for path in (model.path, packaged("mitochondria")))
+    assert known.usage.normalization == shipped.usage.normalization != Normalization(kind="percentiles")
+    assert known.architecture == shipped.architecture
+    plain = {"normalization": {"kind": "mean-sd"}}
+    model = train(described(folder, patch=[16, 16, 16], **changes, **plain), tmp_path / "plain")
+    assert load_model(model.path).usage.normalization.kind == "mean-sd"
+
+
+def test_the_network_it_began_with_may_lie_elsewhere_when_it_goes_on_and_not_be_another(trained, folder, tmp_path):
+    here, there, path = tmp_path / "here", tmp_path / "there", tmp_path / "model"
+    shutil.copytree(trained[0].path, here)
+    first = train(described(folder, **{"from": str(here)}, network=None, steps=2), path)
+    here.rename(there)
+    again = described(folder, **{"from": str(there)}, network=None, steps=2)
+    assert train(again, path).scores == first.scores
+    other = UNetConfig(widths=(6, 12), pools=((1, 2, 2),))
+    save_model(UNet(other), other, there)
+    with pytest.raises(UsageError, match="another training: from"):
+        train(again, path)
+
+
 @pytest.mark.thorough
 def test_pairs_of_an_object_store_give_the_weights_of_the_same_files_on_disk(trained, folder, tmp_path, bucket):
     for path in folder.rglob("*"):
@@ -403,7 +429,7 @@ def test_prediction_of_a_box_is_that_of_the_network_where_patches_agree():
         ({"network": {"widths": [4, 8], "norm": "instance"}, "patch": [2, 2, 2]}, ModelError, "instance norm takes"),
         ({"network": {"widths": [4, 8], "norm": "batch"}, "patch": [2, 2, 2], "batch": 1}, ModelError, "a batch of 1"),
         ({"loss": "mse"}, ConfigError, "does not fit"),
-        ({"from": "nowhere"}, ModelError, "the folder nowhere"),
+        ({"from": "nowhere"}, ModelError, "no network at nowhere"),
         ({"target": {"kind": "image"}, "augment": {"intensity": {}}}, ConfigError, "intensity: null"),
         ({"about": {"name": "Net"}}, ConfigError, "'Net' cannot be that of a package"),
         ({"about": {"authors": []}}, ConfigError, "names nobody"),
